@@ -1,0 +1,171 @@
+"""What each field of a spec may hold, as attrs validators that name the field. A leaf: `model.Draft` carries them.
+
+Each raises `errors.FieldError` with the field's path and a line that says what is accepted. Whether a node can do what
+is asked (image reference, room, allowed mounts) is not theirs to know.
+"""
+
+import math
+import re
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from mill.errors import FieldError
+from mill.units import MIB, format_duration, format_size
+
+NAME_LENGTH = 58
+"""A name plus ``-`` and a suffix of four makes a DNS label of at most 63 characters (RFC 1035)."""
+
+LEAST_CPU = 0.01
+LEAST_MEMORY_BYTES = 6 * MIB
+"""Docker's own floor; below it runc fails with a text about current usage."""
+MOST_TIMEOUT_S = 366 * 86400.0
+MOST_GRACE_S = 86400.0
+MOST_STRING_BYTES = 128 * 1024 - 1
+"""The kernel's limit for one argument or environment string (execve(2): MAX_ARG_STRLEN)."""
+
+_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?")
+_MOST_PORT = 65535
+_MOST_SIGNAL = 64
+"""Linux' SIGRTMAX; the `signal` module of other systems, where the client runs too, does not know it."""
+
+
+def is_label(text: str, most: int = NAME_LENGTH) -> bool:
+    """Whether *text* is a lower-case DNS label of at most *most* characters."""
+    return len(text) <= most and _LABEL.fullmatch(text) is not None
+
+
+def parse_signal(value: str | int) -> int:
+    """The number of ``TERM``, ``SIGTERM``, ``15`` or 15, or ValueError."""
+    text = str(value).strip().upper()
+    if text.isdigit():
+        number = int(text)
+        if 1 <= number <= _MOST_SIGNAL:
+            return number
+    else:
+        name = text if text.startswith("SIG") else f"SIG{text}"
+        if name in signal.Signals.__members__:
+            return int(signal.Signals[name])
+    raise ValueError(
+        f"{value!r} is not a signal: write a name such as TERM, or a number from 1 to {_MOST_SIGNAL}"
+    )
+
+
+def signal_name(number: int) -> str:
+    """``SIGTERM`` for 15; ``signal 40`` for a real-time signal without a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _plain(field: str, text: str) -> None:
+    if "\0" in text:
+        raise FieldError(field, "must not hold a NUL character")
+    if len(text.encode("utf-8", "surrogateescape")) > MOST_STRING_BYTES:
+        raise FieldError(
+            field, f"is longer than {MOST_STRING_BYTES} bytes, the kernel's limit for one string"
+        )
+
+
+def check_image(_: object, field: Any, value: str | None) -> None:
+    if value is not None and (not value.strip() or len(value) > 512):  # noqa: PLR2004 -- far over any real reference
+        raise FieldError(field.name, "must be an image reference such as docker.io/library/busybox:latest")
+
+
+def check_name(_: object, field: Any, value: str | None) -> None:
+    if value is not None and not is_label(value):
+        raise FieldError(
+            field.name, f"{value!r} is no DNS label: use at most {NAME_LENGTH} of a-z, 0-9 and inner hyphens"
+        )
+
+
+def check_strings(_: object, field: Any, value: tuple[str, ...] | None) -> None:
+    for index, text in enumerate(value or ()):
+        _plain(f"{field.name}[{index}]", text)
+
+
+def check_command(owner: object, field: Any, value: tuple[str, ...] | None) -> None:
+    check_strings(owner, field, value)
+    if value is not None and (not value or not value[0]):
+        raise FieldError(field.name, "must name a program; leave it out to use the image's own")
+
+
+def check_env(_: object, field: Any, value: Mapping[str, str] | None) -> None:
+    for name, text in (value or {}).items():
+        if not name or "=" in name or "\0" in name:
+            raise FieldError(field.name, f"{name!r} is no name of an environment variable")
+        _plain(f"{field.name}.{name}", text)
+
+
+def check_labels(_: object, field: Any, value: Mapping[str, str] | None) -> None:
+    for key, text in (value or {}).items():
+        if not key or "=" in key or len(key) > 253 or len(text) > 4096:  # noqa: PLR2004 -- Kubernetes' and containerd's limits
+            raise FieldError(
+                field.name, f"{key[:64]!r}: a key has 1 to 253 characters without '=', a value at most 4096"
+            )
+
+
+def check_cpu(_: object, field: Any, value: float | None) -> None:
+    if value is not None and not (math.isfinite(value) and value >= LEAST_CPU):
+        raise FieldError(field.name, f"{value} is not a number of cores: write {LEAST_CPU} or more")
+
+
+def check_memory(_: object, field: Any, value: int | None) -> None:
+    if value is not None and value < LEAST_MEMORY_BYTES:
+        raise FieldError(
+            field.name,
+            f"{value} bytes is too little to start a container: write {format_size(LEAST_MEMORY_BYTES)} or more",
+        )
+
+
+def check_timeout(_: object, field: Any, value: float | None) -> None:
+    if value is not None and not 0 < value <= MOST_TIMEOUT_S:
+        raise FieldError(field.name, f"must be more than 0s and at most {format_duration(MOST_TIMEOUT_S)}")
+
+
+def check_grace(_: object, field: Any, value: float | None) -> None:
+    if value is not None and not 0 <= value <= MOST_GRACE_S:
+        raise FieldError(field.name, f"must be from 0s to {format_duration(MOST_GRACE_S)}")
+
+
+def check_port(_: object, field: Any, value: int | None) -> None:
+    if value is not None and not 1 <= value <= _MOST_PORT:
+        raise FieldError(field.name, f"{value} is not a port: write 1 to {_MOST_PORT}")
+
+
+def check_user(_: object, field: Any, value: str | None) -> None:
+    if value is not None and re.fullmatch(r"[^\s:\0]+(?::[^\s:\0]+)?", value) is None:
+        raise FieldError(field.name, f"{value!r} is no user: write NAME, UID, NAME:GROUP or UID:GID")
+
+
+def check_path(_: object, field: Any, value: str | None) -> None:
+    if value is not None and (not value.startswith("/") or "\0" in value):
+        raise FieldError(field.name, f"{value!r} is not an absolute path")
+
+
+def check_target(owner: object, field: Any, value: str) -> None:
+    check_path(owner, field, value)
+    if not value.strip("/") or ".." in value.split("/"):
+        raise FieldError(
+            field.name, f"{value!r} cannot be mounted over: name a directory below / without '..'"
+        )
+
+
+def check_stop_signal(_: object, field: Any, value: str | None) -> None:
+    if value is not None:
+        try:
+            parse_signal(value)
+        except ValueError as error:
+            raise FieldError(field.name, str(error)) from None
+
+
+def check_mount(mount: Any) -> None:
+    """The rules between a mount's fields; called by `model.Mount` once all are set."""
+    if mount.type == "bind":
+        if mount.source is None:
+            raise FieldError("source", "a bind mount needs the host's path")
+        if mount.size is not None:
+            raise FieldError("size", "only a tmpfs has a size")
+    elif mount.source is not None:
+        raise FieldError("source", "a tmpfs has no source")

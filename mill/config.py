@@ -1,0 +1,295 @@
+"""How one milld is set up: options, their three sources, and the templates of the file. A leaf.
+
+Flags win over the environment (``MILL_<OPTION>``), the environment over the file (``--config``, TOML). Whatever is wrong
+is a `SetupError` of one line that names the option, the variable, or the file with its line.
+"""
+
+import math
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mill import checks
+from mill.convert import from_json
+from mill.errors import FieldError, SetupError
+from mill.model import Draft
+from mill.units import parse_size
+
+DEFAULT_DATA_DIR = Path("/var/lib/mill")
+DEFAULT_LISTEN = "127.0.0.1:4400"
+
+SHUTDOWN_S = 4.0
+"""What a SIGTERM leaves for open requests and half-done starts; systemd and people expect an end within 5 s."""
+STARTS_PER_CORE = 2
+"""Containers created at once per core: containerd's throughput falls beyond it (measured at 1, 2, 4 and 8)."""
+START_TIMEOUT_S = 60.0
+"""From an unpacked image to a running container. Usual: 0.05 s; a host that swaps may take seconds."""
+KILL_TIMEOUT_S = 30.0
+"""From SIGKILL to the exit; only a process stuck in the kernel takes longer, and then the end is `interrupted`."""
+CLEANUP_RETRY_S = 1.0
+"""Pause between tries to clean up after a task while containerd does not answer."""
+SAMPLE_INTERVAL_S = 1.0
+"""Between two samples of a running task's CPU time: what `ps` and `stats` call "now"."""
+API_BODY_BYTES = 1024 * 1024
+"""A request body, archives apart. The kernel's limit for arguments and environment is 2 MiB; a spec is far below."""
+API_ARCHIVE_BYTES = 64 * 1024**3
+"""An uploaded image archive; it is streamed to disk, so that this only stops a client that never ends."""
+API_CONNECTIONS = 1024
+"""Open connections at once; further ones wait in the kernel's backlog."""
+API_WRITE_DEADLINE_S = 30.0
+"""A client that takes nothing for so long is cut off; its cursor lets it resume."""
+API_HEADER_DEADLINE_S = 30.0
+"""From the connection, or the first byte of a request, to the end of its headers."""
+API_KEEP_ALIVE_S = 75.0
+"""An idle connection is closed after it (nginx's default; hypercorn's 5 s break clients' pools)."""
+LONG_POLL_S = 60.0
+"""The longest `wait` one request may ask for; a client asks again."""
+PAGE_LIMIT = 1000
+"""Records in one page of a listing, at most."""
+RESERVE_CPU = 0.1
+"""Cores that milld and containerd keep for themselves unless --cpu says otherwise."""
+RESERVE_MEMORY_BYTES = 512 * 1024**2
+"""Memory kept back unless --memory says otherwise."""
+
+
+@attrs.frozen
+class RegistryConfig:
+    """``[registry."HOST"]``: how to reach one registry. Without an entry: HTTPS, and Docker's config.json for credentials."""
+
+    username: str | None = None
+    password: str | None = attrs.field(default=None, repr=False)
+    plain_http: bool = False
+
+
+@attrs.frozen
+class Config:
+    """One milld's setup, complete. `cpu` and `memory` None: what the host has, less the reserve."""
+
+    data_dir: Path = DEFAULT_DATA_DIR
+    name: str | None = None
+    containerd: str = "auto"
+    runtime: str = "runc"
+    listen: str = DEFAULT_LISTEN
+    advertise: str | None = None
+    cpu: float | None = None
+    memory: int | None = None
+    docker_config: Path | None = None
+    allow_mounts: tuple[str, ...] = ()
+    registries: Mapping[str, RegistryConfig] = attrs.field(factory=dict)
+    templates: Mapping[str, Draft] = attrs.field(factory=dict)
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """``127.0.0.1:4400``, ``[::1]:4400`` or ``:4400`` (all addresses) as (host, port); ValueError otherwise."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or not 0 <= int(port) <= 65535:  # noqa: PLR2004 -- the last port
+        raise ValueError(f"{text!r} is not an address: write IP:PORT, such as {DEFAULT_LISTEN}")
+    host = host.removeprefix("[").removesuffix("]") or "0.0.0.0"
+    try:
+        ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an address: {host!r} is no IP address") from None
+    return ("127.0.0.1" if host == "localhost" else host), int(port)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{value!r} is not a text")
+    return value
+
+
+def _path(value: object) -> Path:
+    return Path(_text(value)).absolute()
+
+
+def _name(value: object) -> str:
+    if not checks.is_label(_text(value).lower(), 63):
+        raise ValueError(f"{value!r} is no DNS label: use a-z, 0-9 and inner hyphens")
+    return _text(value).lower()
+
+
+def _containerd(value: object) -> str:
+    text = _text(value).removeprefix("unix://")
+    if text not in {"auto", "embedded"} and not text.startswith("/"):
+        raise ValueError(f"{value!r} is none of auto, embedded, or the absolute path of a socket")
+    return text
+
+
+def _listen(value: object) -> str:
+    parse_address(_text(value))
+    return _text(value)
+
+
+def _advertise(value: object) -> str:
+    return str(ip_address(_text(value)))
+
+
+def _cpu(value: object) -> float:
+    try:
+        cores = (
+            float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+        )
+    except ValueError:
+        cores = math.nan
+    if not (math.isfinite(cores) and cores >= checks.LEAST_CPU):
+        raise ValueError(f"{value!r} is not a number of cores: write {checks.LEAST_CPU} or more")
+    return cores
+
+
+def _memory(value: object) -> int:
+    size = parse_size(value)
+    if size < checks.LEAST_MEMORY_BYTES:
+        raise ValueError(f"{value!r} is too little to run anything")
+    return size
+
+
+def _paths(value: object) -> tuple[str, ...]:
+    paths = value.split(":") if isinstance(value, str) else value
+    if not isinstance(paths, list) or not all(
+        isinstance(path, str) and path.startswith("/") for path in paths
+    ):
+        raise ValueError(f"{value!r} is not a list of absolute paths")
+    return tuple(os.path.normpath(path) for path in paths)
+
+
+OPTIONS: Mapping[str, tuple[Callable[[object], Any], str]] = {
+    "data_dir": (_path, "everything milld keeps: node id, SQLite, logs, token, embedded containerd"),
+    "name": (_name, "this node's name (default: the host name)"),
+    "containerd": (
+        _containerd,
+        "auto (the system's if it answers, else our own), embedded, or a socket's path",
+    ),
+    "runtime": (_text, "the OCI runtime: runc, crun, runsc, or the absolute path of one"),
+    "listen": (_listen, "address and port of the API"),
+    "advertise": (_advertise, "the IP address that others reach this node by"),
+    "cpu": (_cpu, "cores this node offers (default: what it has, less a reserve)"),
+    "memory": (_memory, "memory this node offers (default: what it has, less a reserve)"),
+    "docker_config": (
+        _path,
+        "Docker's config.json with registry credentials (default: ~/.docker/config.json)",
+    ),
+    "allow_mounts": (
+        _paths,
+        "host paths, separated by colons, below which tasks may bind-mount (default: none)",
+    ),
+}
+"""Every option: its parser and its help. Flags, environment and file all go through this table."""
+
+
+def load(flags: Mapping[str, object], environ: Mapping[str, str], config_file: Path | None) -> Config:
+    """The one configuration out of its three sources; raises `SetupError`."""
+    values: dict[str, Any] = {}
+    if config_file is not None:
+        values = _from_file(config_file)
+    for option in OPTIONS:
+        variable = f"MILL_{option.upper()}"
+        flag = flags.get(option)
+        if flag is not None:
+            values[option] = _parsed(option, flag, f"--{option.replace('_', '-')}")
+        elif environ.get(variable):
+            values[option] = _parsed(option, environ[variable], variable)
+    return Config(**values)
+
+
+def _parsed(option: str, value: object, where: str) -> Any:
+    try:
+        return OPTIONS[option][0](value)
+    except ValueError as error:
+        raise SetupError(f"{where}: {error}") from None
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SetupError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SetupError(f"{path}: is not UTF-8 text") from None
+    data = _toml(text, str(path))
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        option = key.replace("-", "_")
+        if key == "task":
+            values["templates"] = _templates(value, text, str(path))
+        elif key == "registry":
+            values["registries"] = _registries(value, text, str(path))
+        elif option in OPTIONS:
+            values[option] = _parsed(option, value, f"{path}:{_line_of(text, [key])}: {key}")
+        else:
+            known = ", ".join((*OPTIONS, "[task.NAME]", '[registry."HOST"]'))
+            raise SetupError(f"{path}:{_line_of(text, [key])}: unknown key {key!r}; known are: {known}")
+    return values
+
+
+def parse_templates(text: str, source: str) -> dict[str, Draft]:
+    """The ``[task.NAME]`` tables of *text*, and nothing else in it; raises `SetupError` naming *source* and the line."""
+    data = _toml(text, source)
+    for key in data:
+        if key != "task":
+            raise SetupError(
+                f"{source}:{_line_of(text, [key])}: unknown key {key!r}; only [task.NAME] tables belong here"
+            )
+    if "task" not in data:
+        raise SetupError(f"{source}: holds no [task.NAME] table")
+    return _templates(data["task"], text, source)
+
+
+def _toml(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        match = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
+        where = f"{source}:{match[1]}:{match[2]}" if match else source
+        raise SetupError(f"{where}: is not TOML: {str(error).split(' (at ')[0]}") from None
+
+
+def _templates(tables: object, text: str, source: str) -> dict[str, Draft]:
+    return {
+        name: _table(Draft, "task", name, table, text, source)
+        for name, table in _named(tables, "task", text, source)
+    }
+
+
+def _registries(tables: object, text: str, source: str) -> dict[str, RegistryConfig]:
+    pairs = _named(tables, "registry", text, source)
+    return {host: _table(RegistryConfig, "registry", host, table, text, source) for host, table in pairs}
+
+
+def _named(tables: object, kind: str, text: str, source: str) -> list[tuple[str, object]]:
+    if not isinstance(tables, dict):
+        raise SetupError(f"{source}:{_line_of(text, [kind])}: {kind}: write [{kind}.NAME] tables")
+    for name in tables:
+        if kind == "task" and not checks.is_label(name):
+            raise SetupError(
+                f"{source}:{_line_of(text, [kind, name])}: {kind}.{name}: the name is no DNS label"
+            )
+    return list(tables.items())
+
+
+def _table(cls: type[Any], kind: str, name: str, table: object, text: str, source: str) -> Any:
+    try:
+        return from_json(cls, table, strict=True)
+    except FieldError as error:
+        keys = [kind, name, *re.split(r"[.\[]", error.field.replace("]", ""))]
+        path = f"{kind}.{name}.{error.field}".rstrip(".")
+        raise SetupError(f"{source}:{_line_of(text, keys)}: {path}: {error.message}") from None
+
+
+def _line_of(text: str, path: list[str]) -> int:
+    """The line, from 1, where the keys of *path* were last seen one after another: good enough to point a person at."""
+    at = 0
+    found = 0
+    lines = text.splitlines()
+    for key in path:
+        pattern = re.compile(rf"(?:^|[\[.\s{{,\"']){re.escape(key)}(?:[\]\"'.\s=]|$)")
+        for index in range(at, len(lines)):
+            if pattern.search(lines[index].split("#")[0]):
+                at = found = index
+                break
+    return found + 1

@@ -1,0 +1,330 @@
+"""What a task is: its spec, its record, its ends. A leaf of frozen values without behaviour that needs a clock or a socket.
+
+Everybody speaks these values: the store keeps them, the API shows them, the client returns them. The fields and their
+meaning are fixed by the design's section 2. Times are unix seconds (`Time`), shown in JSON as RFC 3339 to the millisecond.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NewType
+
+import attrs
+
+from mill import checks
+from mill.units import MIB
+
+Time = NewType("Time", float)
+"""Unix seconds, UTC. In JSON: ``2026-01-02T03:04:05.678Z``."""
+
+Size = NewType("Size", int)
+"""Bytes. From people also ``512M`` or ``2G``."""
+
+Duration = NewType("Duration", float)
+"""Seconds. From people also ``90s`` or ``1h30m``."""
+
+
+class Status(StrEnum):
+    PULLING = "pulling"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    @property
+    def terminal(self) -> bool:
+        return self in {Status.STOPPED, Status.FAILED}
+
+
+class Reason(StrEnum):
+    EXIT = "exit"
+    SIGNAL = "signal"
+    KILLED = "killed"
+    OOM = "oom"
+    TIMEOUT = "timeout"
+    PULL_ERROR = "pull_error"
+    START_ERROR = "start_error"
+    INTERRUPTED = "interrupted"
+
+
+class Network(StrEnum):
+    HOST = "host"
+    NONE = "none"
+
+
+class PullPolicy(StrEnum):
+    MISSING = "missing"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+class MountType(StrEnum):
+    BIND = "bind"
+    TMPFS = "tmpfs"
+
+
+@attrs.frozen
+class Mount:
+    """One mount of a task. A bind needs `source`, which the node's configuration must allow; `size` is a tmpfs' limit."""
+
+    target: str = attrs.field(validator=checks.check_target)
+    type: MountType = MountType.BIND
+    source: str | None = attrs.field(default=None, validator=checks.check_path)
+    read_only: bool = False
+    size: Size | None = None
+
+    def __attrs_post_init__(self) -> None:
+        checks.check_mount(self)
+
+
+DEFAULT_CPU = 0.25
+DEFAULT_MEMORY_BYTES = 256 * MIB
+DEFAULT_TIMEOUT_S = 3600.0
+DEFAULT_PULL_TIMEOUT_S = 600.0
+DEFAULT_GRACE_S = 10.0
+DEFAULT_PORT = 8080
+
+
+@attrs.frozen
+class Spec:
+    """What to run, every default filled in. `env` values are None wherever the spec has left its owner."""
+
+    image: str
+    name: str
+    command: tuple[str, ...] | None = None
+    args: tuple[str, ...] | None = None
+    env: Mapping[str, str | None] = attrs.field(factory=dict)
+    cpu: float = DEFAULT_CPU
+    memory: Size = Size(DEFAULT_MEMORY_BYTES)
+    timeout: Duration = Duration(DEFAULT_TIMEOUT_S)
+    pull_timeout: Duration = Duration(DEFAULT_PULL_TIMEOUT_S)
+    port: int = DEFAULT_PORT
+    labels: Mapping[str, str] = attrs.field(factory=dict)
+    user: str | None = None
+    workdir: str | None = None
+    network: Network = Network.HOST
+    stop_signal: str | None = None
+    grace: Duration = Duration(DEFAULT_GRACE_S)
+    pull: PullPolicy = PullPolicy.MISSING
+    mounts: tuple[Mount, ...] = ()
+    read_only: bool = False
+    init: bool = False
+    extra: Mapping[str, object] = attrs.field(factory=dict)
+    """Fields of a newer Mill that this one does not know: kept and passed on."""
+
+    def without_env_values(self) -> "Spec":
+        """As it may be listed, logged or replicated: the names of the environment only."""
+        return attrs.evolve(self, env=dict.fromkeys(self.env))
+
+
+@attrs.frozen
+class Draft:
+    """What a person wrote of a spec: a template, or the inline part of a spawn. None means not said."""
+
+    image: str | None = attrs.field(default=None, validator=checks.check_image)
+    name: str | None = attrs.field(default=None, validator=checks.check_name)
+    command: tuple[str, ...] | None = attrs.field(default=None, validator=checks.check_command)
+    args: tuple[str, ...] | None = attrs.field(default=None, validator=checks.check_strings)
+    env: Mapping[str, str] | None = attrs.field(default=None, validator=checks.check_env)
+    cpu: float | None = attrs.field(default=None, validator=checks.check_cpu)
+    memory: Size | None = attrs.field(default=None, validator=checks.check_memory)
+    timeout: Duration | None = attrs.field(default=None, validator=checks.check_timeout)
+    pull_timeout: Duration | None = attrs.field(default=None, validator=checks.check_timeout)
+    port: int | None = attrs.field(default=None, validator=checks.check_port)
+    labels: Mapping[str, str] | None = attrs.field(default=None, validator=checks.check_labels)
+    user: str | None = attrs.field(default=None, validator=checks.check_user)
+    workdir: str | None = attrs.field(default=None, validator=checks.check_path)
+    network: Network | None = None
+    stop_signal: str | None = attrs.field(default=None, validator=checks.check_stop_signal)
+    grace: Duration | None = attrs.field(default=None, validator=checks.check_grace)
+    pull: PullPolicy | None = None
+    mounts: tuple[Mount, ...] | None = None
+    read_only: bool | None = None
+    init: bool | None = None
+
+    def over(self, base: "Draft") -> "Draft":
+        """Laid over *base*: what this draft says wins; `env` and `labels` are merged key by key."""
+        said = {k: v for k, v in attrs.asdict(self, recurse=False).items() if v is not None}
+        for key in ("env", "labels"):
+            below = getattr(base, key)
+            if below is not None:
+                said[key] = {**below, **said.get(key, {})}
+        return attrs.evolve(base, **said)
+
+
+@attrs.frozen
+class SpawnRequest(Draft):
+    """The body of a spawn: a template's name in `task`, or an inline spec, or both (the inline part wins)."""
+
+    task: str | None = None
+
+
+@attrs.frozen
+class Template:
+    """A named draft. `source` is ``config`` (the node's file; read-only over the API) or ``api``."""
+
+    name: str
+    draft: Draft
+    source: str = "api"
+
+
+@attrs.frozen
+class Times:
+    created: Time
+    pulled: Time | None = None
+    started: Time | None = None
+    finished: Time | None = None
+
+
+@attrs.frozen
+class PullProgress:
+    """Bytes fetched of a pull that is under way; `total` is None until the manifest is known."""
+
+    done: int = 0
+    total: int | None = None
+
+
+@attrs.frozen
+class Usage:
+    """What a running task uses now: cores over the last second or so, bytes of memory (page cache that can go left out)."""
+
+    cpu: float
+    memory: int
+
+
+@attrs.frozen
+class Record:
+    """The public truth about one task. Only its owner raises `version`, by one at each change."""
+
+    id: str
+    spec: Spec
+    status: Status
+    node: str
+    node_id: str
+    address: str
+    times: Times
+    version: int = 1
+    template: str | None = None
+    ip: str | None = None
+    reason: Reason | None = None
+    detail: str | None = None
+    message: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    oom_kills: int = 0
+    peak_memory: int | None = None
+    pull: PullProgress | None = None
+    usage: Usage | None = None
+    extra: Mapping[str, object] = attrs.field(factory=dict)
+    """Fields of a newer Mill that this one does not know: kept and passed on."""
+
+
+@attrs.frozen
+class Ended:
+    """How a task ended, before or after it was published."""
+
+    status: Status
+    reason: Reason
+    detail: str | None = None
+    message: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    oom_kills: int = 0
+    peak_memory: int | None = None
+    finished: Time | None = None
+
+
+@attrs.frozen
+class Deadline:
+    """A point of the boot-time clock: no wall clock jump and no restart of milld moves it; a reboot voids it."""
+
+    boot_id: str
+    at_s: float
+
+
+@attrs.frozen
+class Kill:
+    """A wish to end a task: *signal* first (None: the task's stop signal), SIGKILL after *grace*."""
+
+    by: str
+    at: Time
+    grace: Duration
+    signal: int | None = None
+
+
+@attrs.frozen
+class Exit:
+    """What the runtime reported of PID 1: containerd's exit status (128+n for signal n)."""
+
+    code: int
+    at: Time
+
+
+@attrs.frozen
+class Owned:
+    """What only the owner keeps of a task, beside its record."""
+
+    env: Mapping[str, str] = attrs.field(factory=dict)
+    pull_deadline: Deadline | None = None
+    deadline: Deadline | None = None
+    kill: Kill | None = None
+    ending: Ended | None = None
+    extra: Mapping[str, object] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Task:
+    """A row of the store: the public record and the owner's part."""
+
+    record: Record
+    owned: Owned = attrs.field(factory=Owned)
+
+
+@attrs.frozen
+class Stats:
+    """One sample of a running task. `cpu` is in cores over the last second or so; the rest are totals or levels."""
+
+    id: str
+    cpu: float
+    cpu_seconds: float
+    memory: int
+    memory_limit: int
+    pids: int
+    read_bytes: int
+    written_bytes: int
+    oom_kills: int
+    peak_memory: int | None = None
+    received_bytes: int | None = None
+    sent_bytes: int | None = None
+
+
+@attrs.frozen
+class Image:
+    """An image of this node's store. `digest` is the target's, `size` the bytes of its blobs."""
+
+    ref: str
+    digest: str
+    size: int
+    created: Time | None = None
+
+
+@attrs.frozen
+class Resources:
+    """Cores and bytes: of a node in all, reserved, or free."""
+
+    cpu: float
+    memory: int
+
+
+@attrs.frozen
+class NodeStatus:
+    """The overview that ``/v1/status`` answers with."""
+
+    node: str
+    node_id: str
+    version: str
+    containerd: str
+    runtime_ok: bool
+    capacity: Resources
+    reserved: Resources
+    tasks: Mapping[str, int]
+    started: Time

@@ -1,0 +1,79 @@
+"""Sizes and durations as people write them. A leaf: knows nothing of Mill; everything that parses input calls it.
+
+``2G`` is 2 GiB, as with Docker and cgroups. Every function raises `ValueError` with a message that says what is accepted.
+"""
+
+import math
+import re
+
+KIB = 1024
+MIB = 1024**2
+GIB = 1024**3
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
+_SIZE_FACTORS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024**4}
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+)ms)?")
+_DURATION_FACTORS = (86400.0, 3600.0, 60.0, 1.0, 0.001)
+
+_SIZE_HELP = "write bytes or a number with K, M, G or T, such as 512M or 2G"
+_DURATION_HELP = "write seconds or a duration such as 90s, 30m, 1h30m or 2d"
+
+
+def parse_size(value: object) -> int:
+    """Bytes from ``2G``, ``512MiB``, ``"1.5g"`` or a non-negative integer."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{value!r} is not a size: {_SIZE_HELP}")  # noqa: TRY004 -- one kind of error for all bad input
+    if isinstance(value, int):
+        if value < 0:
+            raise ValueError(f"{value} is negative: {_SIZE_HELP}")
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
+        raise ValueError(f"{value!r} is not a size: {_SIZE_HELP}")
+    return int(float(match[1]) * _SIZE_FACTORS[match[2].upper()])
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from ``90s``, ``1h30m``, ``2d``, ``250ms`` or a non-negative, finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{value!r} is not a duration: {_DURATION_HELP}")  # noqa: TRY004 -- as above
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            seconds = float(text)
+        except ValueError:
+            match = _DURATION.fullmatch(text)
+            if not text or match is None:
+                raise ValueError(f"{value!r} is not a duration: {_DURATION_HELP}") from None
+            parts = zip(match.groups(), _DURATION_FACTORS, strict=True)
+            seconds = sum(float(part) * factor for part, factor in parts if part)
+    else:
+        seconds = float(value)
+    if not math.isfinite(seconds) or seconds < 0:
+        raise ValueError(f"{value!r} is not a duration: {_DURATION_HELP}")
+    return seconds
+
+
+def format_size(size_bytes: float) -> str:
+    """Three significant figures at most: ``512B``, ``1.2G``, ``80M``."""
+    size = float(size_bytes)
+    for unit in ("B", "K", "M", "G"):
+        if size < 1000:  # noqa: PLR2004 -- 1000 and not 1024, so that four digits never show
+            return f"{size:.1f}{unit}" if size < 10 and unit != "B" and size % 1 else f"{size:.0f}{unit}"  # noqa: PLR2004
+        size /= 1024
+    return f"{size:.1f}T"
+
+
+def format_duration(seconds: float) -> str:
+    """The one or two largest units: ``0s``, ``45s``, ``12m``, ``1h30m``, ``2d3h``."""
+    whole = max(0, int(seconds))
+    days, rest = divmod(whole, 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, secs = divmod(rest, 60)
+    if days:
+        return f"{days}d{hours}h" if hours else f"{days}d"
+    if hours:
+        return f"{hours}h{minutes}m" if minutes else f"{hours}h"
+    if minutes:
+        return f"{minutes}m"
+    return f"{secs}s"
