@@ -1,0 +1,113 @@
+"""`mill images`: what the node's store holds, and archives into it."""
+
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+import trio
+
+from mill.cli import connect, render
+from mill.cli.output import show_json, show_table
+from mill.client import Client, calls
+from mill.errors import FieldError
+
+CHUNK_BYTES = 1024 * 1024
+"""Read and sent at once."""
+
+LOAD_HELP = """Load an OCI or Docker archive (from 'docker save', 'skopeo copy', ...), or standard input (-).
+
+    \b
+    mill images load myapp.tar
+    docker save myapp:v3 | mill images load -
+    mill images load --name myapp:v3 oci-archive.tar
+    """
+
+
+GROUP_HELP = """List and load images of the node's store; without a command, list them.
+
+    Other images are pulled when a task needs them.
+    """
+
+
+@click.group(help=GROUP_HELP, invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the API's answer.")
+@click.pass_context
+def images(ctx: click.Context, *, as_json: bool) -> None:
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_images, as_json=as_json)
+
+
+@images.command("ls", help="List images.")
+@click.option("--json", "as_json", is_flag=True, help="Print the API's answer.")
+@click.pass_obj
+def list_images(now: Callable[[], float], *, as_json: bool) -> None:
+    async def show(mill: Client) -> None:
+        answer = await mill.ask(calls.images())
+        if as_json:
+            show_json(answer)
+            return
+        found = mill.decode(calls.images(), answer)
+        show_table(render.IMAGE_COLUMNS, [render.image_row(one, now()) for one in found])
+
+    connect.run(show)
+
+
+@images.command("load", help=LOAD_HELP)
+@click.argument("file", metavar="FILE")
+@click.option("--name", metavar="REF", help="What to call the image (default: as the archive says).")
+@click.option("--json", "as_json", is_flag=True, help="Print the API's answer.")
+def load_image(*, file: str, name: str | None, as_json: bool) -> None:
+    with _opened(file) as archive:
+        size = _size_of(archive)
+
+        async def load(mill: Client) -> None:
+            with _progress(size) as advance:
+                answer = await mill.ask_load(_pieces(archive, advance), name=name, size=size)
+            if as_json:
+                show_json(answer)
+                return
+            for image in mill.decode(calls.load_image(), answer):
+                click.echo(f"loaded {render.printable(image.ref)}  {render.printable(image.digest)}")
+
+        connect.run(load)
+
+
+def _opened(file: str) -> AbstractContextManager[BinaryIO]:
+    if file == "-":
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return Path(file).open("rb")
+    except OSError as error:
+        raise FieldError("", f"cannot read {file}: {os.strerror(error.errno or 0).lower()}") from None
+
+
+def _size_of(archive: BinaryIO) -> int | None:
+    try:
+        return os.fstat(archive.fileno()).st_size if archive.seekable() else None
+    except OSError:
+        return None
+
+
+async def _pieces(archive: BinaryIO, advance: Callable[[int], None]) -> AsyncIterator[bytes]:
+    while piece := await trio.to_thread.run_sync(archive.read, CHUNK_BYTES, abandon_on_cancel=True):
+        yield piece
+        advance(len(piece))
+
+
+@contextmanager
+def _progress(size: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal's stderr, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console  # noqa: PLC0415 -- only a terminal pays for it
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415 -- as above
+
+    columns = (TextColumn("sending"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("sending", total=size)
+        yield lambda count: progress.advance(task, count)

@@ -1,0 +1,205 @@
+"""Records and other values as rows and lines for people. Pure: knows no terminal and no clock; `output` prints what it makes."""
+
+import shlex
+from collections.abc import Sequence
+
+from mill.checks import signal_name
+from mill.cli import ends
+from mill.convert import format_time
+from mill.model import Image, Mount, NodeStatus, Record, Stats, Template, Times
+from mill.units import format_duration, format_size
+
+NOTHING = "-"
+
+Rows = list[Sequence[str]]
+Pairs = list[tuple[str, str]]
+
+TASK_COLUMNS = ("NAME", "NODE", "STATUS", "CPU", "MEM", "ELAPSED")
+STATS_COLUMNS = ("NAME", "CPU", "MEM", "LIMIT", "PEAK", "PIDS", "READ", "WRITTEN", "RECEIVED", "SENT")
+IMAGE_COLUMNS = ("IMAGE", "DIGEST", "SIZE", "AGE")
+TEMPLATE_COLUMNS = ("NAME", "IMAGE", "CPU", "MEMORY", "TIMEOUT", "SOURCE")
+
+_SHORT_DIGEST = len("sha256:") + 12
+
+
+def printable(text: object) -> str:
+    """What others wrote, without characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(text))
+
+
+def task_row(record: Record, now: float) -> tuple[str, ...]:
+    usage = record.usage
+    return (
+        printable(record.id),
+        printable(record.node),
+        ends.state(record),
+        cores(usage.cpu) if usage else NOTHING,
+        format_size(usage.memory) if usage else NOTHING,
+        format_duration(elapsed_s(record.times, now)),
+    )
+
+
+def cores(cpu: float) -> str:
+    """One digit after the point, two where that would hide a busy task."""
+    return f"{cpu:.1f}" if cpu >= 0.1 or cpu < 0.005 else f"{cpu:.2f}"  # noqa: PLR2004 -- 0.05 shows as 0.05, 0.001 as 0.0
+
+
+def elapsed_s(times: Times, now: float) -> float:
+    """How long it runs or ran; before that, how long it has been there."""
+    began = times.started if times.started is not None else times.created
+    return max(0.0, (times.finished if times.finished is not None else now) - began)
+
+
+def stats_row(stats: Stats) -> tuple[str, ...]:
+    return (
+        printable(stats.id),
+        cores(stats.cpu),
+        format_size(stats.memory),
+        format_size(stats.memory_limit),
+        _size(stats.peak_memory),
+        str(stats.pids),
+        format_size(stats.read_bytes),
+        format_size(stats.written_bytes),
+        _size(stats.received_bytes),
+        _size(stats.sent_bytes),
+    )
+
+
+def image_row(image: Image, now: float) -> tuple[str, ...]:
+    age = NOTHING if image.created is None else format_duration(max(0.0, now - image.created))
+    return printable(image.ref), printable(image.digest[:_SHORT_DIGEST]), format_size(image.size), age
+
+
+def template_row(template: Template) -> tuple[str, ...]:
+    draft = template.draft
+    return (
+        printable(template.name),
+        printable(draft.image or NOTHING),
+        NOTHING if draft.cpu is None else f"{draft.cpu:g}",
+        _size(draft.memory),
+        NOTHING if draft.timeout is None else format_duration(draft.timeout),
+        printable(template.source),
+    )
+
+
+def record_pairs(record: Record, now: float) -> Pairs:
+    """All of a record, one line each; what was not said or is not known is left out."""
+    pairs = [
+        ("id", record.id),
+        ("status", str(record.status)),
+        ("reason", ends.why(record) if record.status.terminal else ""),
+        ("exit code", "" if record.exit_code is None else str(record.exit_code)),
+        ("signal", "" if record.signal is None else f"{signal_name(record.signal)} ({record.signal})"),
+        ("oom kills", str(record.oom_kills) if record.oom_kills else ""),
+        ("pulled so far", _pull(record)),
+        *_times(record.times, now),
+        ("address", record.address),
+        ("ip", record.ip or ""),
+        ("node", f"{record.node} ({record.node_id})"),
+        ("template", record.template or ""),
+        *_use(record),
+        *_spec_pairs(record),
+    ]
+    return [(key, printable(value)) for key, value in pairs if value]
+
+
+def _times(times: Times, now: float) -> Pairs:
+    began = times.started if times.started is not None else times.created
+    phases: list[tuple[str, float | None, float | None]] = [
+        ("created", times.created, None),
+        ("pulled", times.pulled, times.created),
+        ("started", times.started, times.pulled if times.pulled is not None else times.created),
+        ("finished", times.finished, began),
+    ]
+    pairs = [
+        (name, format_time(at) + ("" if since is None else f" (after {_precise(at - since)})"))
+        for name, at, since in phases
+        if at is not None
+    ]
+    return [*pairs, ("elapsed", format_duration(elapsed_s(times, now)))]
+
+
+def _precise(seconds: float) -> str:
+    """To the millisecond below a minute, where phases of a start differ."""
+    return f"{max(0.0, seconds):.3f}s" if seconds < 60 else format_duration(seconds)  # noqa: PLR2004 -- a minute
+
+
+def _use(record: Record) -> Pairs:
+    usage, spec = record.usage, record.spec
+    cpu, memory = f"{spec.cpu:g} cores", format_size(spec.memory)
+    peak = "" if record.peak_memory is None else format_size(record.peak_memory)
+    return [
+        ("cpu", f"{cores(usage.cpu)} of {cpu}" if usage else cpu),
+        ("memory", f"{format_size(usage.memory)} of {memory}" if usage else memory),
+        ("peak memory", peak),
+    ]
+
+
+def _spec_pairs(record: Record) -> Pairs:
+    spec = record.spec
+    return [
+        ("image", spec.image),
+        ("command", words(spec.command or ())),
+        ("args", words(spec.args or ())),
+        ("env", " ".join(sorted(spec.env))),
+        ("labels", " ".join(f"{key}={value}" for key, value in sorted(spec.labels.items()))),
+        ("user", spec.user or ""),
+        ("workdir", spec.workdir or ""),
+        ("network", str(spec.network)),
+        ("port", str(spec.port)),
+        ("timeout", format_duration(spec.timeout)),
+        ("pull timeout", format_duration(spec.pull_timeout)),
+        ("pull", str(spec.pull)),
+        ("stop signal", spec.stop_signal or ""),
+        ("grace", format_duration(spec.grace)),
+        ("mounts", ", ".join(mount(one) for one in spec.mounts)),
+        ("read-only", "yes" if spec.read_only else ""),
+        ("init", "yes" if spec.init else ""),
+    ]
+
+
+def words(args: Sequence[str]) -> str:
+    """As a shell would take them back."""
+    return shlex.join(args)
+
+
+def mount(one: Mount) -> str:
+    way = " (read-only)" if one.read_only else ""
+    if one.source is not None:
+        return f"{one.source} on {one.target}{way}"
+    size = "" if one.size is None else f" of {format_size(one.size)}"
+    return f"{one.type}{size} on {one.target}{way}"
+
+
+def status_pairs(status: NodeStatus, now: float) -> Pairs:
+    tasks = ", ".join(f"{count} {name}" for name, count in status.tasks.items() if count) or "none"
+    return [
+        ("node", f"{printable(status.node)} ({printable(status.node_id)})"),
+        ("version", printable(status.version)),
+        ("up", f"{format_duration(max(0.0, now - status.started))} (since {format_time(status.started)})"),
+        ("containerd", f"{printable(status.containerd)}{'' if status.runtime_ok else ' (does not answer)'}"),
+        ("cpu", f"{status.reserved.cpu:g} of {status.capacity.cpu:g} cores reserved"),
+        (
+            "memory",
+            f"{format_size(status.reserved.memory)} of {format_size(status.capacity.memory)} reserved",
+        ),
+        ("tasks", printable(tasks)),
+    ]
+
+
+def pull_line(record: Record) -> str:
+    """How far a pull is, for one line that is written over."""
+    return f"pulling {printable(record.spec.image)}" + (f": {text}" if (text := _pull(record)) else "")
+
+
+def _pull(record: Record) -> str:
+    pull = record.pull
+    if pull is None:
+        return ""
+    if not pull.total:
+        return format_size(pull.done)
+    return f"{100 * pull.done // pull.total}% ({format_size(pull.done)} of {format_size(pull.total)})"
+
+
+def _size(size_bytes: int | None) -> str:
+    return NOTHING if size_bytes is None else format_size(size_bytes)

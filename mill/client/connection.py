@@ -1,0 +1,213 @@
+"""One HTTP connection pool to milld, and every way in which it may fail told in one line. Called by `Client` and `LogStream`.
+
+The only module that knows httpx; what the calls mean it does not know.
+"""
+
+import json
+import os
+import ssl
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import httpx
+
+from mill.client.calls import Call
+from mill.client.endpoint import Endpoint
+from mill.client.problems import problem
+from mill.errors import ConnectionFailed, ProblemError
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 10.0
+"""To a connection; a machine that is up answers within milliseconds, one that drops packets never."""
+IDLE_EXPIRY_S = 4.0
+"""How long an idle connection is kept for the next request: less than servers do (hypercorn's default is 5 s), so that
+none is used in the very moment in which it is closed."""
+
+
+class ConnectionBroke(ConnectionFailed):
+    """There was a connection, and it was lost."""
+
+
+class Connection:
+    """The way to one milld. `reached` turns true with the first answer of any kind."""
+
+    def __init__(
+        self, endpoint: Endpoint, *, timeout_s: float, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self.endpoint = endpoint
+        self.reached = False
+        self._timeout_s = timeout_s
+        headers = {"accept-encoding": "identity"}
+        if endpoint.token is not None:
+            headers["authorization"] = f"Bearer {endpoint.token}"
+        self._http = httpx.AsyncClient(
+            headers=headers,
+            transport=transport,
+            trust_env=not endpoint.loopback,
+            verify=endpoint.url.startswith(
+                "https:"
+            ),  # else httpx reads all of the system's certificates for nothing
+            limits=httpx.Limits(keepalive_expiry=IDLE_EXPIRY_S),
+        )
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def ask(
+        self,
+        call: Call[Any],
+        *,
+        content: AsyncIterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """The answer's JSON as it came; raises `ProblemError` and `ConnectionFailed`."""
+        said = {"accept": "application/json", **(headers or {})}
+        body: AsyncIterable[bytes] | bytes | None = content
+        if call.body is not None:
+            body = json.dumps(call.body).encode()  # not httpx' own: ours survives a lone surrogate
+            said["content-type"] = "application/json"
+        read_s = None if call.thinks_s is None else self._timeout_s + call.thinks_s
+        with self._told():
+            response = await self._http.request(
+                call.method,
+                self.endpoint.url + call.path,
+                params=list(call.params),
+                content=body,
+                headers=said,
+                timeout=self._timeout(read_s),
+            )
+        self.reached = True
+        if not response.is_success:
+            raise self._problem(response)
+        if not response.content:
+            return None
+        try:
+            return response.json()
+        except ValueError:
+            raise self._problem(response) from None
+
+    def decode(self, call: Call[T], data: Any) -> T:
+        """*data* as the call's value; a shape that this client cannot read is the server's `ProblemError`."""
+        try:
+            return call.decode(data)
+        except (ExceptionGroup, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ProblemError(
+                200,
+                "unreadable answer",
+                f"{self.endpoint.url} answered {call.method} {call.path} with something this client cannot read; "
+                "does it run another version of milld?",
+            ) from error
+
+    async def stream(
+        self, path: str, params: tuple[tuple[str, str], ...], accept: str, *, endless: bool
+    ) -> "ByteStream":
+        """The body of a GET as it comes; an *endless* one may be silent for any time, also before its headers."""
+        read_s = None if endless else self._timeout_s
+        with self._told():
+            request = self._http.build_request(
+                "GET",
+                self.endpoint.url + path,
+                params=list(params),
+                headers={"accept": accept},
+                timeout=self._timeout(read_s),
+            )
+            response = await self._http.send(request, stream=True)
+            self.reached = True
+            if not response.is_success:
+                try:
+                    await response.aread()
+                finally:
+                    await response.aclose()
+        if not response.is_success:
+            raise self._problem(response)
+        return ByteStream(self, response)
+
+    def _timeout(self, read_s: float | None) -> httpx.Timeout:
+        return httpx.Timeout(
+            connect=min(CONNECT_TIMEOUT_S, self._timeout_s), read=read_s, write=self._timeout_s, pool=None
+        )
+
+    def _problem(self, response: httpx.Response) -> ProblemError:
+        endpoint = self.endpoint
+        return problem(response.status_code, response.content, endpoint.url, endpoint.hint)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """The errors of httpx as `ConnectionFailed`, here and nowhere else."""
+        try:
+            yield
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            raise _failure(error, self.endpoint.url) from error
+
+
+class ByteStream:
+    """The body of one answer. A read that was cancelled breaks it: bytes may be gone."""
+
+    def __init__(self, connection: Connection, response: httpx.Response) -> None:
+        self._connection = connection
+        self._response = response
+        self._chunks: AsyncIterator[bytes] = response.aiter_raw()
+        self._broken = False
+
+    async def read(self) -> bytes:
+        """Some bytes; none at the true end of the body. Raises `ConnectionFailed` when it broke before that."""
+        if self._broken:
+            raise ConnectionBroke(f"the connection to milld at {self._connection.endpoint.url} was given up")
+        self._broken = True
+        with self._connection._told():  # noqa: SLF001 -- a part of it
+            async for chunk in self._chunks:
+                if chunk:
+                    self._broken = False
+                    return chunk
+        self._broken = False
+        return b""
+
+    async def aclose(self) -> None:
+        """Closes the connection unless the body was read to its end.
+
+        Reading on then runs httpx' nested generators to their end, for trio complains about each that is left hanging.
+        """
+        await self._response.aclose()
+        with suppress(httpx.HTTPError, httpx.StreamError):
+            async for _ in self._chunks:
+                pass
+
+
+def _failure(error: Exception, url: str) -> ConnectionFailed:
+    why = _why(error)
+    if isinstance(error, httpx.ConnectTimeout):
+        return ConnectionFailed(
+            f"cannot reach milld at {url}: no answer; is the address right? set MILL_ADDRESS"
+        )
+    if isinstance(error, httpx.TimeoutException):
+        return ConnectionFailed(f"milld at {url} does not answer in time; is it overloaded or stopped?")
+    if isinstance(
+        error, httpx.ConnectError | httpx.UnsupportedProtocol | httpx.InvalidURL | httpx.ProxyError
+    ):
+        if "certificate" in why:
+            return ConnectionFailed(
+                f"cannot reach milld at {url}: {why}; set SSL_CERT_FILE to what signed it"
+            )
+        return ConnectionFailed(f"cannot reach milld at {url}: {why}; is it running? set MILL_ADDRESS")
+    return ConnectionBroke(f"the connection to milld at {url} broke: {why}")
+
+
+def _why(error: BaseException) -> str:
+    """The system's own word for it, found below the layers of libraries."""
+    at: BaseException | None = error
+    seen: set[int] = set()
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        if isinstance(at, ExceptionGroup):
+            at = at.exceptions[0]
+            continue
+        if isinstance(at, ssl.SSLCertVerificationError):
+            return f"certificate not trusted ({at.verify_message})"
+        if isinstance(at, OSError) and at.errno is not None and at.errno > 0:
+            return os.strerror(at.errno).lower()
+        if isinstance(at, OSError) and at.strerror:
+            return at.strerror.lower()
+        at = at.__cause__ or at.__context__
+    return str(error).lower().rstrip(".") or type(error).__name__
