@@ -38,7 +38,7 @@ def is_label(text: str, most: int = NAME_LENGTH) -> bool:
 def parse_signal(value: str | int) -> int:
     """The number of ``TERM``, ``SIGTERM``, ``15`` or 15, or ValueError."""
     text = str(value).strip().upper()
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         number = int(text)
         if 1 <= number <= _MOST_SIGNAL:
             return number
@@ -62,7 +62,11 @@ def signal_name(number: int) -> str:
 def _plain(field: str, text: str) -> None:
     if "\0" in text:
         raise FieldError(field, "must not hold a NUL character")
-    if len(text.encode("utf-8", "surrogateescape")) > MOST_STRING_BYTES:
+    try:
+        length = len(text.encode())
+    except UnicodeEncodeError:
+        raise FieldError(field, "is not valid UTF-8 text") from None
+    if length > MOST_STRING_BYTES:
         raise FieldError(
             field, f"is longer than {MOST_STRING_BYTES} bytes, the kernel's limit for one string"
         )
@@ -95,7 +99,7 @@ def check_env(_: object, field: Any, value: Mapping[str, str] | None) -> None:
     for name, text in (value or {}).items():
         if not name or "=" in name or "\0" in name:
             raise FieldError(field.name, f"{name!r} is no name of an environment variable")
-        _plain(f"{field.name}.{name}", text)
+        _plain(f"{field.name}.{name}", f"{name}={text}")  # as the kernel gets it
 
 
 def check_labels(_: object, field: Any, value: Mapping[str, str] | None) -> None:
@@ -104,6 +108,9 @@ def check_labels(_: object, field: Any, value: Mapping[str, str] | None) -> None
             raise FieldError(
                 field.name, f"{key[:64]!r}: a key has 1 to 253 characters without '=', a value at most 4096"
             )
+        _plain(f"{field.name}.{key}", f"{key}={text}")
+        if any("\udc80" <= char <= "\udcff" for char in key + text):
+            raise FieldError(f"{field.name}.{key}", "is not valid UTF-8 text")  # SQLite looks labels up
 
 
 def check_cpu(_: object, field: Any, value: float | None) -> None:

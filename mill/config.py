@@ -44,8 +44,6 @@ API_CONNECTIONS = 1024
 """Open connections at once; further ones wait in the kernel's backlog."""
 API_WRITE_DEADLINE_S = 30.0
 """A client that takes nothing for so long is cut off; its cursor lets it resume."""
-API_HEADER_DEADLINE_S = 30.0
-"""From the connection, or the first byte of a request, to the end of its headers."""
 API_KEEP_ALIVE_S = 75.0
 """An idle connection is closed after it (nginx's default; hypercorn's 5 s break clients' pools)."""
 LONG_POLL_S = 60.0
@@ -88,7 +86,7 @@ class Config:
 def parse_address(text: str) -> tuple[str, int]:
     """``127.0.0.1:4400``, ``[::1]:4400`` or ``:4400`` (all addresses) as (host, port); ValueError otherwise."""
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or not 0 <= int(port) <= 65535:  # noqa: PLR2004 -- the last port
+    if not colon or re.fullmatch(r"[0-9]{1,5}", port) is None or int(port) > 65535:  # noqa: PLR2004 -- the last port
         raise ValueError(f"{text!r} is not an address: write IP:PORT, such as {DEFAULT_LISTEN}")
     host = host.removeprefix("[").removesuffix("]") or "0.0.0.0"
     try:
@@ -99,7 +97,7 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError(f"{value!r} is not a text")
     return value
 
@@ -135,7 +133,7 @@ def _cpu(value: object) -> float:
         cores = (
             float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
         )
-    except ValueError:
+    except (ValueError, OverflowError):
         cores = math.nan
     if not (math.isfinite(cores) and cores >= checks.LEAST_CPU):
         raise ValueError(f"{value!r} is not a number of cores: write {checks.LEAST_CPU} or more")
@@ -245,8 +243,10 @@ def _toml(text: str, source: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         match = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
-        where = f"{source}:{match[1]}:{match[2]}" if match else source
-        raise SetupError(f"{where}: is not TOML: {str(error).split(' (at ')[0]}") from None
+        where = (
+            f"{match[1]}:{match[2]}" if match else f"{len(text.splitlines()) or 1}"
+        )  # else: at the document's end
+        raise SetupError(f"{source}:{where}: is not TOML: {str(error).split(' (at ')[0]}") from None
 
 
 def _templates(tables: object, text: str, source: str) -> dict[str, Draft]:
@@ -267,7 +267,7 @@ def _named(tables: object, kind: str, text: str, source: str) -> list[tuple[str,
     for name in tables:
         if kind == "task" and not checks.is_label(name):
             raise SetupError(
-                f"{source}:{_line_of(text, [kind, name])}: {kind}.{name}: the name is no DNS label"
+                f"{source}:{_line_of(text, [kind, name])}: {_shown(kind, name)}: the name is no DNS label"
             )
     return list(tables.items())
 
@@ -276,20 +276,26 @@ def _table(cls: type[Any], kind: str, name: str, table: object, text: str, sourc
     try:
         return from_json(cls, table, strict=True)
     except FieldError as error:
-        keys = [kind, name, *re.split(r"[.\[]", error.field.replace("]", ""))]
-        path = f"{kind}.{name}.{error.field}".rstrip(".")
+        keys = [kind, name, *re.split(r"[.\[]", re.sub(r"\[\d+\]", "", error.field))]
+        path = _shown(kind, name, error.field)
         raise SetupError(f"{source}:{_line_of(text, keys)}: {path}: {error.message}") from None
+
+
+def _shown(*keys: str) -> str:
+    """A key's path on one line, whatever a quoted key holds."""
+    path = ".".join(key for key in keys if key)
+    return "".join(char if char.isprintable() else "?" for char in path)
 
 
 def _line_of(text: str, path: list[str]) -> int:
     """The line, from 1, where the keys of *path* were last seen one after another: good enough to point a person at."""
-    at = 0
-    found = 0
-    lines = text.splitlines()
+    at = column = 0
+    lines = text.split("\n")
     for key in path:
         pattern = re.compile(rf"(?:^|[\[.\s{{,\"']){re.escape(key)}(?:[\]\"'.\s=]|$)")
         for index in range(at, len(lines)):
-            if pattern.search(lines[index].split("#")[0]):
-                at = found = index
+            match = pattern.search(lines[index].split("#")[0], column if index == at else 0)
+            if match:
+                at, column = index, match.end() - 1
                 break
-    return found + 1
+    return at + 1

@@ -5,6 +5,7 @@ field's path), lenient for SQLite and other nodes (unknown keys are kept in `ext
 milld passes on what a newer one said).
 """
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
@@ -27,6 +28,9 @@ from mill.units import parse_duration, parse_size
 
 T = TypeVar("T")
 
+_FIRST_SECOND = datetime(1, 1, 1, tzinfo=UTC).timestamp()
+_LAST_SECOND = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
+
 
 def format_time(time: float) -> str:
     """RFC 3339 in UTC to the millisecond: ``2026-01-02T03:04:05.678Z``."""
@@ -34,17 +38,20 @@ def format_time(time: float) -> str:
 
 
 def parse_time(value: object) -> Time:
-    """Unix seconds from RFC 3339 or a number."""
+    """Unix seconds from RFC 3339 or a number, of the years that RFC 3339 can write."""
+    time = math.nan
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return Time(float(value))
-    if isinstance(value, str):
+        time = float(value) if abs(value) <= _LAST_SECOND else math.nan
+    elif isinstance(value, str):
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
             pass
         else:
-            return Time((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-    raise ValueError(f"{value!r} is not a time: write RFC 3339 such as 2026-01-02T03:04:05Z")
+            time = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if not _FIRST_SECOND <= time <= _LAST_SECOND:
+        raise ValueError(f"{value!r} is not a time: write RFC 3339 such as 2026-01-02T03:04:05Z")
+    return Time(time)
 
 
 def _typed(kind: type, name: str) -> Callable[[object, object], Any]:
@@ -56,10 +63,23 @@ def _typed(kind: type, name: str) -> Callable[[object, object], Any]:
     return check
 
 
+def _text(value: object, _: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"must be a string, not {_kind_of(value)}")  # noqa: TRY004 -- every bad value is a ValueError here
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not valid UTF-8 text") from None
+    return value
+
+
 def _number(value: object, _: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"must be a number, not {_kind_of(value)}")  # noqa: TRY004 -- every bad value is a ValueError here
-    return float(value)
+        raise ValueError(f"must be a number, not {_kind_of(value)}")  # noqa: TRY004 -- as above
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError("is far too large a number") from None
 
 
 def _choice(value: object, kind: type[Enum]) -> Enum:
@@ -74,12 +94,26 @@ def _kind_of(value: object) -> str:
         (bool, "a boolean"),
         (str, "a string"),
         (int, "a number"),
-        (float, "a number"),
-        (dict, "an object"),
+        (float, "a decimal number"),
+        (Mapping, "an object"),
     ):
         if isinstance(value, kind):
             return name
-    return "null" if value is None else "a list"
+    return "null" if value is None else "a list" if isinstance(value, list | tuple) else "a date or time"
+
+
+def _strict_object(converter: cattrs.Converter) -> Callable[[Any], Callable[[object, Any], Any]]:
+    def factory(kind: Any) -> Callable[[object, Any], Any]:
+        inner = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
+
+        def structure(value: object, _: Any) -> Any:
+            if not isinstance(value, Mapping):
+                raise ValueError(f"must be an object, not {_kind_of(value)}")  # noqa: TRY004 -- as above
+            return inner(value, kind)
+
+        return structure
+
+    return factory
 
 
 def _strict_list(converter: cattrs.Converter) -> Callable[[Any], Callable[[object, Any], Any]]:
@@ -134,19 +168,20 @@ def _is_mapping(kind: Any) -> bool:
 
 
 def _make(*, strict: bool) -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=strict)
+    converter = cattrs.Converter()
     converter.register_structure_hook(Time, lambda value, _: parse_time(value))
     converter.register_unstructure_hook(Time, format_time)
     converter.register_structure_hook_func(lambda kind: kind is object, lambda value, _: value)
     if strict:
         converter.register_structure_hook(Size, lambda value, _: Size(parse_size(value)))
         converter.register_structure_hook(Duration, lambda value, _: Duration(parse_duration(value)))
-        converter.register_structure_hook(str, _typed(str, "a string"))
+        converter.register_structure_hook(str, _text)
         converter.register_structure_hook(bool, _typed(bool, "true or false"))
         converter.register_structure_hook(int, _typed(int, "a whole number"))
         converter.register_structure_hook(float, _number)
         for choice in (Network, PullPolicy, MountType):
             converter.register_structure_hook(choice, _choice)
+        converter.register_structure_hook_factory(attrs.has, _strict_object(converter))
         converter.register_structure_hook_factory(_is_tuple, _strict_list(converter))
         converter.register_structure_hook_factory(_is_mapping, _strict_mapping(converter))
     else:
@@ -208,11 +243,11 @@ def _first_fault(error: BaseException, path: str) -> FieldError:
         inner = error.exceptions[0]
         return _first_fault(inner, path + _step(inner, bare=not path))
     if isinstance(error, ForbiddenExtraKeysError):
-        key = min(error.extra_fields)
+        key = min(error.extra_fields, key=str)
         known = ", ".join(sorted(attrs.fields_dict(error.cl))) if attrs.has(error.cl) else ""
-        return FieldError(f"{path}.{key}".lstrip("."), f"unknown field; known are: {known}")
+        return FieldError(f"{path}.{key}" if path else str(key), f"unknown field; known are: {known}")
     if isinstance(error, FieldError):
-        return FieldError(f"{path}.{error.field}".strip("."), error.message)
+        return FieldError(".".join(part for part in (path, error.field) if part), error.message)
     if isinstance(error, KeyError):
         return FieldError(path, "is missing")
     return FieldError(path, str(error))

@@ -10,10 +10,15 @@ KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,19})?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE | re.ASCII)
 _SIZE_FACTORS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024**4}
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+)ms)?")
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+)ms)?", re.ASCII)
 _DURATION_FACTORS = (86400.0, 3600.0, 60.0, 1.0, 0.001)
+
+MOST_SIZE_BYTES = 2**63 - 1
+"""The kernel's and SQLite's largest integer."""
+
+_MOST_SECONDS = 1e18  # far past any use; a larger integer need not fit a float
 
 _SIZE_HELP = "write bytes or a number with K, M, G or T, such as 512M or 2G"
 _DURATION_HELP = "write seconds or a duration such as 90s, 30m, 1h30m or 2d"
@@ -24,13 +29,16 @@ def parse_size(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"{value!r} is not a size: {_SIZE_HELP}")  # noqa: TRY004 -- one kind of error for all bad input
     if isinstance(value, int):
-        if value < 0:
-            raise ValueError(f"{value} is negative: {_SIZE_HELP}")
-        return value
-    match = _SIZE.fullmatch(value.strip())
-    if match is None:
-        raise ValueError(f"{value!r} is not a size: {_SIZE_HELP}")
-    return int(float(match[1]) * _SIZE_FACTORS[match[2].upper()])
+        size = value
+    else:
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            raise ValueError(f"{value!r} is not a size: {_SIZE_HELP}")
+        number = float(match[1]) if "." in match[1] else int(match[1])
+        size = int(number * _SIZE_FACTORS[match[2].upper()])
+    if not 0 <= size <= MOST_SIZE_BYTES:
+        raise ValueError(f"{value!r} is {'negative' if size < 0 else 'too large'}: {_SIZE_HELP}")
+    return size
 
 
 def parse_duration(value: object) -> float:
@@ -48,7 +56,7 @@ def parse_duration(value: object) -> float:
             parts = zip(match.groups(), _DURATION_FACTORS, strict=True)
             seconds = sum(float(part) * factor for part, factor in parts if part)
     else:
-        seconds = float(value)
+        seconds = float(value) if abs(value) <= _MOST_SECONDS else math.inf
     if not math.isfinite(seconds) or seconds < 0:
         raise ValueError(f"{value!r} is not a duration: {_DURATION_HELP}")
     return seconds
@@ -58,8 +66,8 @@ def format_size(size_bytes: float) -> str:
     """Three significant figures at most: ``512B``, ``1.2G``, ``80M``."""
     size = float(size_bytes)
     for unit in ("B", "K", "M", "G"):
-        if size < 1000:  # noqa: PLR2004 -- 1000 and not 1024, so that four digits never show
-            return f"{size:.1f}{unit}" if size < 10 and unit != "B" and size % 1 else f"{size:.0f}{unit}"  # noqa: PLR2004
+        if size < 999.5:  # noqa: PLR2004 -- and not 1024, so that four digits never show
+            return f"{size:.1f}{unit}" if size < 9.95 and unit != "B" and size % 1 else f"{size:.0f}{unit}"  # noqa: PLR2004
         size /= 1024
     return f"{size:.1f}T"
 
