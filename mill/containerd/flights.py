@@ -1,0 +1,112 @@
+"""One piece of work for everybody who wants the same: whoever comes while it runs waits for it instead of beginning anew.
+
+Knows nothing of images; `images` is its caller. A waiter may be cancelled on its own; when the last one is, the work is.
+"""
+
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+import attrs
+import structlog
+import trio
+
+from mill.errors import PullError
+from mill.model import PullProgress
+
+REPORT_EVERY_S = 0.1  # a waiter hears of progress no more often
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+@attrs.define(eq=False)
+class Progress:
+    """What the work has done so far, by part; a part begun anew may go back. Bytes."""
+
+    total: int | None = None
+    parts: dict[str, int] = attrs.field(factory=dict)
+
+    def value(self) -> PullProgress:
+        return PullProgress(sum(self.parts.values()), self.total)
+
+
+@attrs.define(eq=False)
+class _Flight(Generic[T]):
+    progress: Progress = attrs.field(factory=Progress)
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    done: trio.Event = attrs.field(factory=trio.Event)
+    waiters: int = 0
+    result: T | None = None
+    error: PullError | None = None
+
+
+@attrs.define(eq=False)
+class Flights(Generic[T]):
+    """The work under way, by key. It runs in *nursery*, not in a waiter's."""
+
+    nursery: trio.Nursery
+    _flights: dict[Hashable, _Flight[T]] = attrs.field(factory=dict, init=False)
+
+    def under_way(self, key: Hashable) -> bool:
+        return key in self._flights
+
+    async def join(
+        self,
+        key: Hashable,
+        work: Callable[[Progress], Awaitable[T]],
+        on_progress: Callable[[PullProgress], None],
+    ) -> T:
+        """The result of the *work* that is under way for *key*, begun here if there is none."""
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight()
+            self.nursery.start_soon(self._fly, key, flight, work)
+        flight.waiters += 1
+        try:
+            await _report(flight, on_progress)
+        finally:
+            flight.waiters -= 1
+            if not flight.waiters and not flight.done.is_set():
+                self._forget(key, flight)  # whoever comes now begins anew
+                flight.scope.cancel()
+        if flight.error is not None:
+            raise PullError(flight.error.detail, flight.error.message) from flight.error
+        if flight.result is None:
+            await trio.sleep_forever()  # the service is being cancelled, so this waiter will be
+        assert flight.result is not None  # noqa: S101 -- for the type checker
+        return flight.result
+
+    async def _fly(self, key: Hashable, flight: _Flight[T], work: Callable[[Progress], Awaitable[T]]) -> None:
+        try:
+            with flight.scope:
+                flight.result = await work(flight.progress)
+        except PullError as error:
+            flight.error = error
+        except Exception as bug:  # a registry that finds a hole in Mill shall end its pull, not milld
+            log.exception("a pull failed in a way that nobody foresaw", key=str(key))
+            message = (
+                f"the pull failed by a fault of Mill itself ({type(bug).__name__}): milld's log has more"
+            )
+            flight.error = PullError("invalid", message)
+        finally:
+            self._forget(key, flight)
+            flight.done.set()
+
+    def _forget(self, key: Hashable, flight: _Flight[T]) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+
+
+async def _report(flight: _Flight[T], on_progress: Callable[[PullProgress], None]) -> None:
+    """Until it is done, and what there was to tell has been told."""
+    told: PullProgress | None = None
+    while True:
+        with trio.move_on_after(REPORT_EVERY_S):
+            await flight.done.wait()
+        value = flight.progress.value()
+        if value != told and value.total is not None:
+            on_progress(value)
+            told = value
+        if flight.done.is_set():
+            return

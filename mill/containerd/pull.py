@@ -1,0 +1,239 @@
+"""One pull, from the registry into containerd: manifest, config, layers side by side, snapshots, and last the name.
+
+The steps are those that containerd's own client takes, so that garbage collection, `ctr` and other clients understand the
+result. Called by `images`, which sees to it that an image is pulled once at a time. Failures come out as `PullError`.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
+
+import attrs
+import trio
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from mill.containerd import content, oci, rpcs
+from mill.containerd.faults import RpcAlreadyExists, RpcError, RpcNotFound, RpcUnavailable
+from mill.containerd.flights import Progress
+from mill.containerd.leases import NODE_LABEL, leased
+from mill.containerd.oci import Descriptor, ImageConfig, Index, Manifest
+from mill.containerd.proto import images_pb2
+from mill.containerd.reference import Reference
+from mill.containerd.registry import Fetched, Registry
+from mill.containerd.session import Session
+from mill.containerd.turns import Turns
+from mill.containerd.unpack import Unpacker, descriptor
+from mill.errors import PullError
+
+CONFIG_LIMIT_BYTES = 8 * 2**20  # containerd reads configs whole, and so does every tool
+_DOWNLOADS = 3  # layers of one image at a time, as Docker does it
+_SOURCE_LABEL = "containerd.io/distribution.source."
+_REF_LABEL = "containerd.io/gc.ref."
+
+EXPECTED = (PullError, RpcError, content.DigestMismatch)
+"""What may go wrong in the parts of a pull."""
+
+
+@attrs.frozen
+class Unpacked:
+    """An image ready to run: `target` is what its name points to, `size` the bytes of its blobs."""
+
+    target: Descriptor
+    config: ImageConfig
+    chain_id: str
+    size: int
+
+
+@attrs.frozen
+class Document:
+    """A manifest or an index with its bytes."""
+
+    blob: Descriptor
+    body: bytes
+
+
+@attrs.frozen
+class Resolved:
+    """What a reference turned out to mean on this platform: the documents from the target down, parsed."""
+
+    documents: tuple[Document, ...]
+    manifest: Manifest
+
+    @property
+    def target(self) -> Descriptor:
+        return self.documents[0].blob
+
+
+@attrs.define(eq=False)
+class Puller:
+    """Everything that pulls have in common. `now` is the wall clock."""
+
+    session: Session
+    registry: Registry
+    unpacker: Unpacker
+    platform: oci.Platform
+    node_id: str
+    now: Callable[[], float]
+    _turns: Turns = attrs.field(factory=Turns, init=False)
+
+    async def pull(self, ref: Reference, progress: Progress) -> Unpacked:
+        try:
+            resolved = await self._resolve(ref)
+            async with leased(self.session, self.node_id, self.now) as lease:
+                return await self._fetch(ref, resolved, lease, progress)
+        except content.DigestMismatch as mismatch:
+            raise PullError("digest", f"cannot pull {ref} from {ref.pull_host}: {mismatch}") from mismatch
+        except RpcError as fault:
+            raise pull_error(ref, fault) from fault
+
+    async def _resolve(self, ref: Reference) -> Resolved:
+        """Ask the registry; an index leads to the manifest of this platform."""
+        documents: list[Document] = []
+        digest = None
+        for _ in range(3):  # an index of indexes is the most that anybody builds
+            fetched = await self.registry.manifest(ref, digest)
+            try:
+                parsed = oci.parse_manifest(fetched.body, fetched.content_type)
+                documents.append(_document(fetched, parsed))
+                if isinstance(parsed, Manifest):
+                    return Resolved(tuple(documents), parsed)
+                digest = oci.choose(parsed.manifests, self.platform).digest
+            except ValueError as error:
+                raise PullError("invalid", f"cannot pull {ref}: {error}") from error
+        raise PullError("invalid", f"cannot pull {ref}: its index leads to an index again and again")
+
+    async def _fetch(self, ref: Reference, resolved: Resolved, lease: str, progress: Progress) -> Unpacked:
+        manifest = resolved.manifest
+        layers = tuple({layer.digest: layer for layer in manifest.layers}.values())
+        small = (manifest.config, *(document.blob for document in resolved.documents))
+        progress.total = sum(blob.size for blob in (*layers, *small))
+        config = await self._config(ref, manifest, lease)
+        progress.parts["config"] = sum(blob.size for blob in small)
+        ready = {layer.digest: trio.Event() for layer in layers}
+        slots = trio.CapacityLimiter(_DOWNLOADS)
+
+        async def layer(blob: Descriptor) -> None:
+            async with slots:
+                await self._layer(ref, blob, lease, progress)
+            ready[blob.digest].set()
+
+        unpacked = partial(
+            self.unpacker.unpack,
+            lease,
+            manifest.layers,
+            config.diff_ids,
+            [ready[x.digest] for x in manifest.layers],
+        )
+        await all_or_first_failure([partial(layer, blob) for blob in layers] + [unpacked])
+        await store_documents(self.session, lease, resolved, source_label(ref))
+        await name_image(self.session, ref.normalised, resolved.target, self.node_id)
+        return Unpacked(resolved.target, config, oci.chain_ids(config.diff_ids)[-1], progress.total)
+
+    async def _config(self, ref: Reference, manifest: Manifest, lease: str) -> ImageConfig:
+        """The image's config, read from the store if it is there; stored, and labelled to hold on to its snapshots."""
+        try:
+            data = await content.read(self.session, manifest.config.digest, CONFIG_LIMIT_BYTES)
+        except (RpcNotFound, ValueError):
+            data = await self.registry.small_blob(ref, manifest.config, CONFIG_LIMIT_BYTES)
+        try:
+            return await store_config(
+                self.session,
+                lease,
+                manifest,
+                data,
+                self.platform,
+                self.unpacker.snapshotter,
+                source_label(ref),
+            )
+        except ValueError as error:
+            raise PullError("invalid", f"cannot pull {ref}: {error}") from error
+
+    async def _layer(self, ref: Reference, blob: Descriptor, lease: str, progress: Progress) -> None:
+        def source(offset: int) -> AsyncGenerator[bytes, None]:
+            return self.registry.blob(ref, blob, offset)
+
+        def on_bytes(done: int) -> None:
+            progress.parts[blob.digest] = done
+
+        ingest = content.Ingest(
+            blob, source, f"layer-{blob.digest}", source_label(ref), on_bytes, resumable=True
+        )
+        async with self._turns.of(
+            blob.digest
+        ):  # waiting here is quicker than for containerd's lock on the ref
+            await content.write(self.session, lease, ingest)
+
+
+async def store_config(
+    session: Session,
+    lease: str,
+    manifest: Manifest,
+    data: bytes,
+    platform: oci.Platform,
+    snapshotter: str,
+    labels: Mapping[str, str],
+) -> ImageConfig:
+    """Parse and check *data*, then have it in the store. `ValueError` when the image cannot run here."""
+    config = oci.parse_config(data)
+    oci.check_runs_on(config, manifest, platform)
+    held = {f"{_REF_LABEL}snapshot.{snapshotter}": oci.chain_ids(config.diff_ids)[-1]}
+    await content.write_bytes(session, lease, manifest.config, data, labels={**labels, **held})
+    return config
+
+
+async def store_documents(
+    session: Session, lease: str, resolved: Resolved, labels: Mapping[str, str]
+) -> None:
+    """Manifest and index, each labelled with what garbage collection must keep for it."""
+    manifest = resolved.manifest
+    held = {f"{_REF_LABEL}content.config": manifest.config.digest}
+    held |= {f"{_REF_LABEL}content.l.{n}": layer.digest for n, layer in enumerate(manifest.layers)}
+    for document in reversed(resolved.documents):
+        await content.write_bytes(session, lease, document.blob, document.body, labels={**labels, **held})
+        held = {f"{_REF_LABEL}content.m.0": document.blob.digest}
+
+
+async def name_image(session: Session, name: str, target: Descriptor, node_id: str) -> None:
+    """Have *name* point to *target*, whatever it pointed to before."""
+    image = images_pb2.Image(name=name, target=descriptor(target), labels={NODE_LABEL: node_id})
+    try:
+        await session.call(rpcs.IMAGES_CREATE, images_pb2.CreateImageRequest(image=image))
+    except RpcAlreadyExists:
+        mask = FieldMask(paths=["target"])
+        await session.call(rpcs.IMAGES_UPDATE, images_pb2.UpdateImageRequest(image=image, update_mask=mask))
+
+
+async def all_or_first_failure(
+    works: Sequence[Callable[[], Awaitable[object]]], expected: tuple[type[Exception], ...] = EXPECTED
+) -> None:
+    """Run all at once; the first that fails in an *expected* way ends the others and is raised, alone."""
+    failures: list[Exception] = []
+
+    async def run(work: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await work()
+        except expected as failure:
+            failures.append(failure)
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for work in works:
+            nursery.start_soon(run, work)
+    if failures:
+        raise failures[0]
+
+
+def pull_error(ref: Reference | str, fault: RpcError) -> PullError:
+    """What a refusal of containerd means for the pull of *ref*."""
+    if fault.code == "RESOURCE_EXHAUSTED" or "no space left" in fault.message:
+        return PullError("disk", f"cannot pull {ref}: containerd's disk is full; free space or remove images")
+    if isinstance(fault, RpcUnavailable):
+        return PullError("network", f"cannot pull {ref}: containerd went away meanwhile ({fault.message})")
+    return PullError("invalid", f"cannot pull {ref}: {fault}")
+
+
+def source_label(ref: Reference) -> dict[str, str]:
+    return {_SOURCE_LABEL + ref.host: ref.repository}
+
+
+def _document(fetched: Fetched, parsed: Manifest | Index) -> Document:
+    return Document(Descriptor(parsed.media_type, fetched.digest, len(fetched.body)), fetched.body)
