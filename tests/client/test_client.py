@@ -342,8 +342,8 @@ async def test_an_archive_is_loaded_from_a_file_or_from_pieces(tmp_path: Path) -
     assert sizes == ["3", None, "3"]
 
 
-async def test_a_lone_surrogate_from_the_environment_goes_through() -> None:
-    script = Script(ok(SPAWNED, 201))
+async def test_bytes_of_the_environment_that_are_no_utf_8_are_refused_before_anything_is_sent() -> None:
+    script = Script()
     async with client(script) as mill_:
-        await mill_.spawn(image="x", env={"A": "\udcff"})
-    assert json.loads(script.last.content)["env"] == {"A": "\udcff"}
+        with pytest.raises(FieldError, match=r"env\.A: .*UTF-8"):
+            await mill_.spawn(image="x", env={"A": "\udcff"})

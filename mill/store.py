@@ -1,0 +1,293 @@
+"""SQLite: one writer thread with group commit, one reader. A state exists once its commit has returned.
+
+Knows the model, not the lifecycle; `tasks` and the daemon call it. `synchronous=FULL`: what was answered survives a
+power cut too (0.2 ms a commit on an ordinary disk, and commits that wait together share one). A full disk is `NoSpace`,
+raised to the one who asked; the writer lives on.
+"""
+
+import json
+import queue
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+import structlog
+import trio
+
+from mill.convert import format_time, from_json, parse_time, to_json
+from mill.errors import Conflict, MillError, NoSpace, SetupError, Unavailable
+from mill.model import Draft, Owned, Record, Task, Template
+from mill.tasks.filter import Filter
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+BUSY_TIMEOUT_S = 5.0
+"""How long a lock of another process (a backup, say) is waited for."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS tasks (
+    id TEXT PRIMARY KEY, created REAL NOT NULL, live INTEGER NOT NULL, status TEXT NOT NULL,
+    node TEXT NOT NULL, template TEXT, record TEXT NOT NULL, owned TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS tasks_by_age ON tasks (created, id);
+CREATE INDEX IF NOT EXISTS tasks_live ON tasks (live) WHERE live;
+CREATE TABLE IF NOT EXISTS templates (name TEXT PRIMARY KEY, draft TEXT NOT NULL) WITHOUT ROWID;
+"""
+_PUT = """
+INSERT INTO tasks (id, created, live, status, node, template, record, owned) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_PUT_OVER = (
+    _PUT + "ON CONFLICT (id) DO UPDATE SET live=excluded.live, status=excluded.status, "
+    "record=excluded.record, owned=excluded.owned"
+)
+
+_UNFIT = (UnicodeEncodeError, OverflowError)
+"""What the driver raises for a value that SQLite cannot hold: lone surrogates, integers beyond 64 bits."""
+
+
+@attrs.define
+class _Job:
+    sql: str
+    params: Sequence[Any]
+    token: trio.lowlevel.TrioToken
+    done: trio.Event = attrs.field(factory=trio.Event)
+    error: Exception | None = None
+
+
+class Store:
+    """What milld remembers. Writes return after the commit; reads see every commit that has returned."""
+
+    def __init__(
+        self, path: Path, reader: sqlite3.Connection, jobs: "queue.SimpleQueue[_Job | None]"
+    ) -> None:
+        self._path = path
+        self._reader = reader
+        self._jobs = jobs
+        self._one_reader = trio.CapacityLimiter(1)
+        self._leaving = False
+
+    def __repr__(self) -> str:
+        return f"<Store {self._path} waiting={self._jobs.qsize()}>"
+
+    async def insert(self, task: Task) -> None:
+        """A new task; `Conflict` when its id is known already."""
+        await self._write(_PUT, _row(task))
+
+    async def put(self, task: Task) -> None:
+        """The task as it stands now."""
+        await self._write(_PUT_OVER, _row(task))
+
+    async def delete(self, task_id: str) -> None:
+        await self._write("DELETE FROM tasks WHERE id = ?", (task_id,))
+
+    async def get(self, task_id: str) -> Task | None:
+        rows = await self._read("SELECT record, owned FROM tasks WHERE id = ?", (task_id,))
+        return _readable(_task, rows[0]) if rows else None
+
+    async def live(self) -> list[Task]:
+        """Every task that has not ended, oldest first: what adoption starts from."""
+        sql = "SELECT record, owned FROM tasks WHERE live ORDER BY +created"  # +: by tasks_live, not by age
+        return [task for row in await self._read(sql, ()) if (task := _readable(_task, row))]
+
+    async def ids(self, *, live: bool = False) -> set[str]:
+        """Every id that is known, or of every task that has not ended, also of rows that cannot be read."""
+        sql = "SELECT id FROM tasks WHERE live" if live else "SELECT id FROM tasks"
+        return {row[0] for row in await self._read(sql, ())}
+
+    async def page(self, wanted: Filter, after: tuple[float, str] | None, limit: int) -> list[Record]:
+        """Up to *limit* records, newest first, that come after (created, id) *after*."""
+        clauses, params = _where(wanted)
+        if after is not None:
+            clauses.append("(created, id) < (?, ?)")
+            params.extend(after)
+        where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
+        sql = f"SELECT record FROM tasks {where} ORDER BY created DESC, id DESC LIMIT ?"  # noqa: S608 -- clauses are ours
+        rows = await self._read(sql, (*params, limit))
+        return [record for row in rows if (record := _readable(_record, row))]
+
+    async def put_template(self, template: Template) -> None:
+        draft = json.dumps(to_json(template.draft))
+        await self._write("INSERT OR REPLACE INTO templates VALUES (?, ?)", (template.name, draft))
+
+    async def delete_template(self, name: str) -> None:
+        await self._write("DELETE FROM templates WHERE name = ?", (name,))
+
+    async def templates(self) -> list[Template]:
+        rows = await self._read("SELECT name, draft FROM templates ORDER BY name", ())
+        return [Template(name, from_json(Draft, json.loads(draft))) for name, draft in rows]
+
+    def leave(self) -> None:
+        """No more writes; those that were asked for are still committed."""
+        self._leaving = True
+        self._jobs.put(None)  # behind everything that was asked for
+
+    async def _write(self, sql: str, params: Sequence[Any]) -> None:
+        if self._leaving:
+            raise Unavailable(f"the database {self._path} is closed: milld is leaving")
+        job = _Job(sql, params, trio.lowlevel.current_trio_token())
+        self._jobs.put(job)
+        with trio.CancelScope(shield=True):  # it will be committed; leaving now would hide that
+            await job.done.wait()
+        if job.error is not None:
+            raise _translated(job.error, self._path)
+
+    async def _read(self, sql: str, params: Sequence[Any]) -> list[Any]:
+        def read() -> list[Any]:
+            return self._reader.execute(sql, params).fetchall()
+
+        try:
+            return await trio.to_thread.run_sync(read, limiter=self._one_reader)
+        except (sqlite3.Error, *_UNFIT) as error:
+            raise _translated(error, self._path) from None
+
+
+async def serve(path: Path, *, task_status: trio.TaskStatus[Store]) -> None:
+    """Open *path*, made if missing, and write to it until cancelled. `SetupError` when it cannot be used."""
+    jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+    writer, reader = await trio.to_thread.run_sync(_open_both, path)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_write_all, writer, jobs)
+            store = Store(path, reader, jobs)
+            try:
+                task_status.started(store)
+                await trio.sleep_forever()
+            finally:
+                store.leave()
+    finally:
+        reader.close()
+        writer.close()
+
+
+async def _write_all(connection: sqlite3.Connection, jobs: "queue.SimpleQueue[_Job | None]") -> None:
+    with trio.CancelScope(shield=True):
+        await trio.to_thread.run_sync(_writer, connection, jobs, limiter=trio.CapacityLimiter(1))
+
+
+def _writer(connection: sqlite3.Connection, jobs: "queue.SimpleQueue[_Job | None]") -> None:
+    """The writer thread: take what waits, commit it together, then tell each."""
+    leaving = False
+    while not leaving:
+        batch: list[_Job] = []
+        job = jobs.get()
+        while True:
+            if job is None:
+                leaving = True
+            else:
+                batch.append(job)
+            try:
+                job = jobs.get_nowait()
+            except queue.Empty:
+                break
+        if batch:
+            _commit(connection, batch)
+
+
+def _commit(connection: sqlite3.Connection, batch: list[_Job]) -> None:
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        for job in batch:
+            try:
+                connection.execute(job.sql, job.params)
+            except (sqlite3.IntegrityError, *_UNFIT) as error:
+                job.error = error  # that statement alone is undone; the others are none the worse
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        for job in batch:
+            job.error = error
+    for job in batch:
+        job.token.run_sync_soon(job.done.set)
+
+
+def _translated(error: Exception, path: Path) -> MillError:
+    """SQLite's complaint as one of ours; the only place where they are told apart."""
+    if isinstance(error, _UNFIT):
+        return MillError(f"the database {path} cannot hold such a value: {error}")
+    if isinstance(error, sqlite3.IntegrityError):
+        return Conflict("the id is taken")
+    text = str(error)
+    if "full" in text or getattr(error, "sqlite_errorname", "").startswith("SQLITE_IOERR_WRITE"):
+        return NoSpace(f"the disk under {path.parent} is full: free some space, nothing was changed")
+    return Unavailable(f"the database {path} cannot be used now: {text}")
+
+
+def _open_both(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    with ExitStack() as on_failure:
+        try:
+            writer = on_failure.enter_context(closing(_open(path)))
+            found = writer.execute("PRAGMA quick_check(1)").fetchone()[0] if path.stat().st_size else "ok"
+            if found != "ok":
+                why = found.splitlines()[-1]  # the first line names the schema
+                raise SetupError(
+                    f"the database {path} is damaged ({why}): move it away to start without its records"
+                )
+            writer.execute("PRAGMA journal_mode = WAL")
+            writer.execute("PRAGMA synchronous = FULL")
+            writer.executescript(_SCHEMA)
+            reader = _open(path)
+        except sqlite3.Error as error:
+            raise SetupError(f"cannot use the database {path}: {error}") from None
+        on_failure.pop_all()
+        return writer, reader
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+
+
+def _where(wanted: Filter) -> tuple[list[str], list[Any]]:
+    clauses: list[str] = []
+    params: list[Any] = []
+    if wanted.statuses:
+        clauses.append(f"status IN ({', '.join('?' * len(wanted.statuses))})")
+        params.extend(wanted.statuses)
+    if wanted.node is not None:
+        clauses.append("(node = ? OR json_extract(record, '$.node_id') = ?)")
+        params.extend((wanted.node, wanted.node))
+    if wanted.template is not None:
+        clauses.append("template = ?")
+        params.append(wanted.template)
+    for key, value in wanted.labels:
+        clauses.append(
+            "EXISTS (SELECT 1 FROM json_each(record, '$.spec.labels') WHERE key = ? AND value = ?)"
+        )
+        params.extend((key, value))
+    return clauses, params
+
+
+def _row(task: Task) -> tuple[Any, ...]:
+    record = task.record
+    return (
+        record.id,
+        parse_time(format_time(record.times.created)),  # as a page's last record tells it to the next page
+        not record.status.terminal,
+        str(record.status),
+        record.node,
+        record.template,
+        json.dumps(to_json(record)),
+        json.dumps(to_json(task.owned)),
+    )
+
+
+def _record(row: tuple[str, ...]) -> Record:
+    return from_json(Record, json.loads(row[0]))
+
+
+def _task(row: tuple[str, ...]) -> Task:
+    return Task(_record(row), from_json(Owned, json.loads(row[1])))
+
+
+def _readable(read: Callable[[tuple[str, ...]], T], row: tuple[str, ...]) -> T | None:
+    """The row as a value; one that is damaged, or speaks of what only a newer Mill knows, is left alone and told."""
+    try:
+        return read(row)
+    except (ExceptionGroup, ValueError, LookupError, TypeError, AttributeError) as error:
+        log.warning("a record cannot be read; leaving it as it is", row=row[0][:200], why=repr(error))
+        return None

@@ -1,0 +1,24 @@
+"""Which records a listing wants. Pure: the API parses it, the service and the store judge by it."""
+
+import attrs
+
+from mill.model import Record
+
+
+@attrs.frozen
+class Filter:
+    """Which records a listing wants; empty means any."""
+
+    statuses: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    node: str | None = None
+    template: str | None = None
+
+    def accepts(self, record: Record) -> bool:
+        """The same judgement as `Store.page` makes in SQL, for records in memory."""
+        return (
+            (not self.statuses or record.status in self.statuses)
+            and (self.node is None or self.node in {record.node, record.node_id})
+            and (self.template is None or record.template == self.template)
+            and all(record.spec.labels.get(key) == value for key, value in self.labels)
+        )

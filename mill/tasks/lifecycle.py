@@ -1,0 +1,212 @@
+"""The life of one task, from pulling to its end, as one function that reads like the diagram in `states`.
+
+Two cancellations mean two things: the task's own `kill_scope` ends it; any other means that milld is leaving, and then
+nothing is recorded or touched: the next milld enters here again at the phase it finds. Every side effect is preceded by
+its record; every step of the way out may be repeated.
+"""
+
+import math
+from functools import partial
+
+import attrs
+import structlog
+import trio
+
+from mill.config import KILL_TIMEOUT_S, START_TIMEOUT_S
+from mill.errors import Interrupted, PullError, RuntimeFault, StartError
+from mill.model import Deadline, Ended, Exit, Kill, Status
+from mill.tasks.ports import Clock, Container, Logs, Runtime
+from mill.tasks.states import faulted, judge, killed_before_start, to_end, to_running, to_starting
+from mill.tasks.table import LiveTask
+
+SIGKILL = 9
+
+log = structlog.get_logger()
+
+
+@attrs.frozen
+class World:
+    """What a life needs: the runtime, the log store, the clocks, and the right to start (a few containers at once)."""
+
+    runtime: Runtime
+    logs: Logs
+    clock: Clock
+    starting: trio.CapacityLimiter
+
+
+async def run_task(live: LiveTask, world: World, *, adopted: bool = False) -> None:
+    """Pulling -> starting -> running -> stopped | failed, entered at the record's status; returns once the end is public.
+
+    *adopted*: an earlier milld left it at that status, and a container of it may exist.
+    """
+    life = _Life(live, world)
+    fault: RuntimeFault | None = None
+    try:
+        with live.kill_scope:
+            if live.task.owned.ending is None:
+                await life.live_on(adopted=adopted)
+    except RuntimeFault as error:
+        fault = error
+    end = await life.finish(fault)
+    await live.advance(lambda record: to_end(record, end, world.clock.now()))
+    log.info("task ended", task=live.id, status=end.status, reason=end.reason, why=end.message)
+
+
+@attrs.define
+class _Life:
+    """The state of one passage through `run_task`."""
+
+    live: LiveTask
+    world: World
+    container: Container | None = None
+    exit: Exit | None = None
+
+    @property
+    def status(self) -> Status:
+        return self.live.task.record.status
+
+    async def live_on(self, *, adopted: bool) -> None:
+        """Up to the exit, or to the deadline."""
+        if adopted and self.status is not Status.PULLING:
+            await self._adopt()
+        if self.container is None:
+            self.container = await self._start(await self._image())
+        if self.status is Status.STARTING:
+            await self._now_running(self.container)
+        with trio.move_on_after(self._remaining_s(self.live.task.owned.deadline)):
+            self.exit = await self.container.wait()
+
+    async def _adopt(self) -> None:
+        await self.world.logs.open(self.live.id)
+        self.container = await self.world.runtime.adopt(self.live.task)
+        if self.container is None and self.status is Status.RUNNING:
+            raise Interrupted("the container is gone from the runtime: was its state removed?")
+
+    async def _image(self) -> object:
+        """The image, pulled if need be; a start that is resumed looks it up again."""
+        if self.live.image is not None:
+            return self.live.image
+        try:
+            image = await self._pull()
+        except PullError as error:
+            if self.status is Status.PULLING:
+                raise
+            raise StartError("runtime", f"the image was removed meanwhile: {error.message}") from None
+        if self.status is Status.PULLING:
+            self.live.progress = None
+            await self.live.advance(lambda record: to_starting(record, self.world.clock.now()))
+        return image
+
+    async def _pull(self) -> object:
+        """The pull's own deadline counts on through restarts of milld; a reboot, or a resumed start, sets it anew."""
+        spec, left_s = self.live.task.record.spec, math.inf
+        if self.status is Status.PULLING:
+            left_s = self._remaining_s(self.live.task.owned.pull_deadline)
+        try:
+            with trio.fail_after(min(left_s, spec.pull_timeout)):
+                return await self.world.runtime.pull(spec, self.live.report)
+        except trio.TooSlowError:
+            message = f"{spec.image} was not pulled within {spec.pull_timeout:g} s; give it longer with --pull-timeout"
+            raise PullError("timeout", message) from None
+
+    async def _start(self, image: object) -> Container:
+        container: Container | None = None
+        async with self.world.starting:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + START_TIMEOUT_S) as scope:
+                self.live.start_scope = scope
+                try:
+                    open_pipes = partial(self.world.logs.open, self.live.id)
+                    container = await self.world.runtime.start(self.live.task, image, open_pipes)
+                except OSError as error:
+                    raise StartError("disk", f"cannot prepare the task's files: {error.strerror}") from None
+                finally:
+                    self.live.start_scope = None
+        if container is None:
+            await trio.lowlevel.checkpoint()  # killed, or milld is leaving: says so itself
+            raise StartError("runtime", f"the container did not start within {START_TIMEOUT_S:g} s")
+        return container
+
+    async def _now_running(self, container: Container) -> None:
+        clock, timeout_s = self.world.clock, self.live.task.record.spec.timeout
+        ran_s = max(0.0, clock.now() - container.started)
+        deadline = Deadline(clock.boot_id, clock.boottime() + timeout_s - ran_s)
+        await self.live.advance(lambda record: to_running(record, container.started, container.ip), deadline)
+
+    def _remaining_s(self, deadline: Deadline | None) -> float:
+        if deadline is None or deadline.boot_id != self.world.clock.boot_id:
+            return math.inf
+        return max(0.0, deadline.at_s - self.world.clock.boottime())
+
+    async def finish(self, fault: RuntimeFault | None) -> Ended:
+        """Make sure that it is over; then in this order: the end stored, Delete, the logs drained."""
+        if self.container is None and self.status is not Status.PULLING:
+            try:
+                self.container = await self.world.runtime.adopt(self.live.task)
+                if self.container is not None:
+                    await self.world.logs.open(self.live.id)  # what it says on its way out is read too
+            except Interrupted as error:
+                fault = fault or error
+        end = self.live.task.owned.ending
+        if self.container is not None and self.status is Status.STARTING and (fault, end) == (None, None):
+            await self._now_running(self.container)  # killed as it started: what ran may have ended by itself
+        if end is None:
+            end = await self._end(fault)
+            stored = attrs.evolve(
+                end, finished=end.finished if end.finished is not None else self.world.clock.now()
+            )
+            await self.live.commit(
+                lambda task: attrs.evolve(task, owned=attrs.evolve(task.owned, ending=stored))
+            )
+            end = stored
+        if self.container is not None:
+            await self.container.delete()
+        elif self.status is not Status.PULLING:
+            await self.world.runtime.clean_up(self.live.id)
+        try:
+            await self.world.logs.drain(self.live.id)
+        except OSError as error:  # a true end must not wait for a log's marker
+            log.warning("the log of a task could not be closed", task=self.live.id, why=error.strerror)
+        return end
+
+    async def _end(self, fault: RuntimeFault | None) -> Ended:
+        """How it ended, after making it end."""
+        kill, now = self.live.task.owned.kill, self.world.clock.now()
+        if self.container is None:
+            if (
+                kill is not None
+                and self.status is not Status.RUNNING
+                and not isinstance(fault, PullError | StartError)
+            ):
+                return killed_before_start(kill, now)
+            return faulted(fault or Interrupted("the container is gone from the runtime"), now)
+        spec = self.live.task.record.spec
+        reached = False
+        if self.exit is None and fault is None:
+            try:
+                self.exit, reached = await self._stop(
+                    self.container, kill or Kill("timeout", now, spec.grace)
+                )
+            except Interrupted as error:
+                fault = error
+        toll = await self.container.toll()
+        if fault is not None or self.exit is None:
+            ended = faulted(fault or Interrupted("its exit was not seen"), now)
+            return attrs.evolve(ended, oom_kills=toll.oom_kills, peak_memory=toll.peak_memory)
+        timeout_s = spec.timeout if reached and kill is None else None
+        return judge(self.exit, toll, kill=kill if reached else None, timeout_s=timeout_s, memory=spec.memory)
+
+    async def _stop(self, container: Container, kill: Kill) -> tuple[Exit, bool]:
+        """Signal, grace, SIGKILL; and whether the first signal still found it alive."""
+        reached = await container.kill((kill.signal or container.stop_signal) if kill.grace > 0 else SIGKILL)
+        if not reached:
+            return await container.wait(), False
+        hurried = self.live.task.owned.kill or kill  # a second wish may have come while the signal was sent
+        with trio.move_on_after(min(kill.grace, hurried.grace)) as self.live.grace_scope:
+            return await container.wait(), True
+        self.live.grace_scope = None
+        await container.kill(SIGKILL)
+        with trio.move_on_after(KILL_TIMEOUT_S):
+            return await container.wait(), True
+        raise Interrupted(
+            f"it did not die within {KILL_TIMEOUT_S:g} s of SIGKILL: a process is stuck in the kernel"
+        )

@@ -1,0 +1,124 @@
+"""What the tasks need of the world, as protocols: a runtime, a log store, records, a clock. No implementation of any.
+
+`containerd.runtime`, `logs.store` and `mill.store` fit them; the tests bring fakes. The daemon plugs them in.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from mill.model import Exit, PullProgress, Record, Spec, Stats, Task, Time, Usage
+from mill.tasks.filter import Filter
+from mill.tasks.states import Toll
+
+
+class Clock(Protocol):
+    """The three clocks of a node."""
+
+    @property
+    def boot_id(self) -> str:
+        """Names this boot of the machine."""
+
+    def now(self) -> Time:
+        """Wall clock, for people."""
+
+    def boottime(self) -> float:
+        """Seconds since boot, sleep included; for deadlines."""
+
+
+class Records(Protocol):
+    """Durable rows; a write returns after its commit."""
+
+    async def insert(self, task: Task) -> None:
+        """A new task; `Conflict` when its id is known already, `NoSpace` when the disk is full."""
+
+    async def put(self, task: Task) -> None:
+        """The task as it stands now."""
+
+    async def get(self, task_id: str) -> Task | None: ...
+
+    async def live(self) -> list[Task]:
+        """Every task that has not ended and can be read, oldest first."""
+
+    async def ids(self, *, live: bool = False) -> set[str]:
+        """Every id that is known; *live*: of every task that has not ended, also of those that cannot be read."""
+
+    async def page(self, wanted: Filter, after: tuple[float, str] | None, limit: int) -> list[Record]:
+        """Up to *limit* records, newest first, that come after (created, id) *after*."""
+
+
+class Pipes(Protocol):
+    """FIFOs that the container writes to."""
+
+    @property
+    def stdout(self) -> Path: ...
+
+    @property
+    def stderr(self) -> Path: ...
+
+
+OpenPipes = Callable[[], Awaitable[Pipes]]
+"""Makes the task's pipes, or gives those that are there: a start may call it while it does other things."""
+
+
+class Logs(Protocol):
+    async def open(self, task_id: str) -> Pipes:
+        """Make the FIFOs and start (or, on adoption, go on) taking what is written."""
+
+    async def drain(self, task_id: str) -> None:
+        """Take what is left and close; idempotent."""
+
+
+class Container(Protocol):
+    """A container whose PID 1 has been started; it may have ended since."""
+
+    @property
+    def started(self) -> Time: ...
+
+    @property
+    def ip(self) -> str | None: ...
+
+    @property
+    def stop_signal(self) -> int:
+        """The first signal of a kill that names none: the spec's, else the image's, else SIGTERM."""
+
+    async def wait(self) -> Exit:
+        """Its end, however long it takes and through restarts of the runtime; `Interrupted` if it cannot be known."""
+
+    async def kill(self, signal: int) -> bool:
+        """Send *signal* to PID 1; False if it had ended already."""
+
+    async def toll(self) -> Toll:
+        """What its cgroup tells; asked between the end and `delete`."""
+
+    async def delete(self) -> None:
+        """Remove it from the runtime, killing what still runs, so that its pipes have no writer any more; idempotent."""
+
+
+class Runtime(Protocol):
+    async def find_image(self, spec: Spec) -> Any | None:
+        """The image if it is here, so that a start needs no pull; `Unavailable` when that cannot be told."""
+
+    async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None]) -> Any:
+        """The image, ready to start from; `PullError`."""
+
+    async def start(self, task: Task, image: Any, open_pipes: OpenPipes) -> Container:
+        """A started container; `StartError`, and then nothing of it is left that `clean_up` would not remove."""
+
+    async def adopt(self, task: Task) -> Container | None:
+        """The task's container if its PID 1 was started, running or ended.
+
+        None if it certainly never was (nothing of it is left then); `Interrupted` if that cannot be known any more.
+        """
+
+    async def clean_up(self, task_id: str) -> None:
+        """Remove whatever is left of the task; idempotent, patient while the runtime is away."""
+
+    async def sweep(self, known: Callable[[str], bool]) -> list[str]:
+        """Remove what this node owns and no record knows; returns the ids."""
+
+    def usage(self) -> Mapping[str, Usage]:
+        """CPU and memory of every running task, as last sampled; instant."""
+
+    def stats(self, task_id: str) -> Stats | None:
+        """One task's figures now, or None if it does not run; instant."""

@@ -1,0 +1,269 @@
+"""The tasks of this node: spawn, list, wait, kill, and adoption at start. What the API calls; what owns the nursery of lives.
+
+Order of a spawn: checks that touch nothing, the ledger (instant), the row (committed), the coroutine, the answer. Knows
+nothing of HTTP or containerd.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+
+import attrs
+import structlog
+import trio
+
+from mill.config import CLEANUP_RETRY_S
+from mill.errors import Conflict, Interrupted, MillError, NotFound
+from mill.model import (
+    Deadline,
+    Draft,
+    Duration,
+    Kill,
+    Owned,
+    PullPolicy,
+    Record,
+    Resources,
+    SpawnRequest,
+    Spec,
+    Stats,
+    Status,
+    Task,
+    Times,
+)
+from mill.tasks.drafts import Choice, finish, lay_out, new_id
+from mill.tasks.filter import Filter
+from mill.tasks.ledger import Ledger
+from mill.tasks.lifecycle import SIGKILL, World, run_task
+from mill.tasks.ports import Records
+from mill.tasks.states import faulted, to_end
+from mill.tasks.table import LiveTask, Table
+
+START_PATIENCE_S = 2.0
+"""What starts under way may still take while milld leaves."""
+
+log = structlog.get_logger()
+
+
+@attrs.frozen
+class Identity:
+    """Who this node is: what its tasks' records carry."""
+
+    node_id: str
+    name: str
+    ip: str
+    allow_mounts: tuple[str, ...] = ()
+
+
+@attrs.define(eq=False)
+class Tasks:
+    """The node's tasks. Every method is safe to cancel."""
+
+    _me: Identity
+    _store: Records
+    _world: World
+    _choice: Choice
+    _nursery: trio.Nursery
+    ledger: Ledger
+    table: Table
+
+    async def spawn(self, request: SpawnRequest, templates: Mapping[str, Draft]) -> Record:
+        """A new task's record, committed. `FieldError`, `NoCapacity`, `NoSpace` or `Unavailable`: then nothing was made."""
+        draft, template = lay_out(request, templates)
+        spec = finish(draft, allow_mounts=self._me.allow_mounts)
+        asked = Resources(spec.cpu, spec.memory)
+        self.ledger.check_ever_fits(asked)
+        taken = self.ledger.reservations
+        task_id = new_id(
+            spec.name, self._choice, lambda made: made in taken or self.table.get(made) is not None
+        )
+        self.ledger.reserve(task_id, asked)
+        try:
+            image = None if spec.pull is PullPolicy.ALWAYS else await self._world.runtime.find_image(spec)
+        except BaseException:
+            self.ledger.release(task_id)
+            raise
+        status = Status.PULLING if image is None else Status.STARTING
+        live = self.table.add(await self._record(task_id, spec, template, status), image)
+        self._nursery.start_soon(self._supervise, live, False)
+        return live.record
+
+    async def _record(self, task_id: str, spec: Spec, template: str | None, status: Status) -> Task:
+        """The row, committed; its reservation goes with it to another id, or goes if there is no row."""
+        while True:
+            task = self._first(task_id, spec, template, status)
+            try:
+                await self._store.insert(task)
+            except Conflict:  # an ended task still has that id
+                other = new_id(spec.name, self._choice, self.ledger.reservations.__contains__)
+                self.ledger.adopt(other, Resources(spec.cpu, spec.memory))
+                self.ledger.release(task_id)
+                task_id = other
+            except BaseException:
+                self.ledger.release(task_id)
+                raise
+            else:
+                return task
+
+    def _first(self, task_id: str, spec: Spec, template: str | None, status: Status) -> Task:
+        clock = self._world.clock
+        created = clock.now()
+        record = Record(
+            id=task_id,
+            spec=spec.without_env_values(),
+            status=status,
+            node=self._me.name,
+            node_id=self._me.node_id,
+            address=f"{task_id}.mill:{spec.port}",
+            times=Times(created, pulled=created if status is Status.STARTING else None),
+            template=template,
+        )
+        env = {name: value for name, value in spec.env.items() if value is not None}
+        return Task(
+            record,
+            Owned(env=env, pull_deadline=Deadline(clock.boot_id, clock.boottime() + spec.pull_timeout)),
+        )
+
+    async def get(self, task_id: str) -> Record:
+        """The record, with live figures where it runs; `NotFound`."""
+        live = self.table.get(task_id)
+        if live is not None:
+            return live.record
+        task = await self._store.get(task_id)
+        if task is None:
+            raise NotFound(
+                f"no task {task_id!r} is known here; it may have ended longer ago than records are kept"
+            )
+        return task.record
+
+    async def wait(self, task_id: str, condition: str, timeout_s: float) -> Record:
+        """The record once it is ``running`` (or past it) or ``terminal``, or as it stands after *timeout_s*."""
+        with trio.move_on_after(timeout_s):
+            while (live := self.table.get(task_id)) is not None:
+                status = live.record.status
+                if status.terminal or (condition == "running" and status is Status.RUNNING):
+                    break
+                await live.wait_change()
+        return await self.get(task_id)
+
+    def live(self, wanted: Filter) -> list[Record]:
+        """The tasks that have not ended, newest first, with what they use now."""
+        usage = self._world.runtime.usage()
+        records = [attrs.evolve(live.record, usage=usage.get(live.id)) for live in self.table]
+        found = [record for record in records if not record.status.terminal and wanted.accepts(record)]
+        return sorted(found, key=lambda record: (record.times.created, record.id), reverse=True)
+
+    async def page(self, wanted: Filter, after: tuple[float, str] | None, limit: int) -> list[Record]:
+        """All records that match, ended ones too, newest first, after (created, id) *after*."""
+        usage = self._world.runtime.usage()
+        records = await self._store.page(wanted, after, limit)
+        return [attrs.evolve(record, usage=usage.get(record.id)) for record in records]
+
+    async def kill(self, task_id: str, by: str, *, signal: int | None, grace: Duration | None) -> Record:
+        """Wish the task's end, durably; a second wish may hurry the first. No effect on a task that has ended."""
+        live = self.table.get(task_id)
+        if live is None:
+            return await self.get(task_id)
+        patience = (
+            Duration(0.0) if signal == SIGKILL else grace if grace is not None else live.record.spec.grace
+        )
+        kill = Kill(by=by, at=self._world.clock.now(), grace=patience, signal=signal)
+        await live.commit(lambda task: _with_kill(task, kill))
+        live.request_kill(kill, trio.current_time())
+        return live.record
+
+    def stats(self, task_id: str) -> Stats | None:
+        """Figures of a running task now; None when it does not run."""
+        return self._world.runtime.stats(task_id)
+
+    @asynccontextmanager
+    async def changes(self) -> AsyncIterator[trio.MemoryReceiveChannel[Record]]:
+        async with self.table.changes() as channel:
+            yield channel
+
+    async def adopt_all(self) -> None:
+        """Go on with what an earlier milld left, and remove what no record knows."""
+        tasks = await self._store.live()
+        for task in tasks:
+            self.ledger.adopt(task.record.id, Resources(task.record.spec.cpu, task.record.spec.memory))
+            live = self.table.add(task)
+            if task.owned.kill is not None:
+                live.kill_scope.cancel()
+            self._nursery.start_soon(self._supervise, live, True)
+        if tasks:
+            log.info("adopted tasks", count=len(tasks))
+        unread = await self._store.ids(live=True) - {task.record.id for task in tasks}
+        self._nursery.start_soon(self._sweep, unread)
+
+    async def _sweep(self, unread: set[str]) -> None:
+        """Remove what no record knows; what belongs to a record that only a newer Mill can read is left alone."""
+        known = lambda task_id: task_id in unread or self.table.get(task_id) is not None  # noqa: E731
+        try:
+            removed = await self._world.runtime.sweep(known)
+        except (MillError, OSError) as error:
+            log.warning("leftovers could not be removed; the next start tries again", why=str(error))
+            return
+        if removed:
+            log.info("removed leftovers of tasks that no record knows", count=len(removed), ids=removed[:10])
+
+    async def _supervise(self, live: LiveTask, adopted: bool) -> None:  # noqa: FBT001 -- start_soon has no keywords
+        """One life and what must follow it; a bug of ours fails that task, not milld."""
+        try:
+            await run_task(live, self._world, adopted=adopted)
+        except Exception:  # the top supervisor of a life
+            log.exception("internal error while running a task; failing it", task=live.id)
+            await self._fail(live)
+        self.ledger.release(live.id)
+        self.table.drop(live.id)
+        await self._clean_up(live.id)
+
+    async def _fail(self, live: LiveTask) -> None:
+        """The end after a bug of ours; nothing of the task may run on, and its log ends too."""
+        now = self._world.clock.now()
+        end = faulted(Interrupted("an internal error of milld; its log has the details"), now)
+        if not live.task.record.status.terminal:
+            await live.advance(lambda record: to_end(record, end, now))
+        await self._clean_up(live.id)
+        with suppress(OSError):
+            await self._world.logs.drain(live.id)
+
+    async def _clean_up(self, task_id: str) -> None:
+        """Patient: what is left of an ended task harms nobody, least of all milld."""
+        complained = False
+        while True:
+            try:
+                return await self._world.runtime.clean_up(task_id)
+            except (MillError, OSError) as error:
+                if not complained:
+                    log.warning("cannot clean up after a task yet; trying on", task=task_id, why=str(error))
+                    complained = True
+                await trio.sleep(CLEANUP_RETRY_S)
+
+
+def _with_kill(task: Task, kill: Kill) -> Task:
+    """The first wish stays (it says who ended the task); a later one only shortens the grace."""
+    said = task.owned.kill
+    if said is not None:
+        kill = attrs.evolve(said, grace=min(said.grace, kill.grace))
+    return attrs.evolve(task, owned=attrs.evolve(task.owned, kill=kill))
+
+
+async def serve(
+    me: Identity,
+    capacity: Resources,
+    store: Records,
+    world: World,
+    choice: Choice,
+    *,
+    task_status: trio.TaskStatus[Tasks],
+) -> None:
+    """Own the lives of this node's tasks until cancelled; then let half-done starts finish and leave containers alone."""
+    table = Table(store)
+    async with trio.open_nursery() as nursery:
+        tasks = Tasks(me, store, world, choice, nursery, Ledger(capacity), table)
+        await tasks.adopt_all()
+        try:
+            task_status.started(tasks)
+            await trio.sleep_forever()
+        finally:
+            until = trio.current_time() + START_PATIENCE_S
+            for live in table:
+                live.hurry_start(until)

@@ -1,0 +1,165 @@
+"""The tasks that live on this node, in memory, each as it was last committed; and who waits for a change.
+
+Nobody can see a state before its commit: `LiveTask.commit` writes, then publishes. The lifecycle changes tasks through it,
+the service reads. Knows the store, not containers.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import structlog
+import trio
+
+from mill.errors import NoSpace, Unavailable
+from mill.model import Deadline, Kill, PullProgress, Record, Status, Task
+from mill.tasks.ports import Records
+
+RETRY_COMMIT_S = 1.0
+"""Pause between tries to store a fact while the disk is full; the fact stays in memory."""
+
+log = structlog.get_logger()
+
+
+@attrs.define(eq=False)
+class LiveTask:
+    """One task and the scopes that end it.
+
+    `kill_scope` ends the task; any other cancellation means that milld is leaving. `start_scope` is open, and shielded from
+    milld's leaving, while a container is being started: half a start is worse than a second's patience. `grace_scope` is
+    open while a signal is given time to work, so that a second kill can hurry it.
+    """
+
+    task: Task
+    _store: Records
+    _changed: Callable[[Record], None]
+    kill_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    start_scope: trio.CancelScope | None = None
+    grace_scope: trio.CancelScope | None = None
+    progress: PullProgress | None = None
+    image: Any | None = None
+    """The image as the spawn found it, which saves asking again a millisecond later."""
+    _one_commit: trio.Lock = attrs.field(factory=trio.Lock)
+    _news: trio.Event = attrs.field(factory=trio.Event)
+
+    @property
+    def id(self) -> str:
+        return self.task.record.id
+
+    @property
+    def record(self) -> Record:
+        """The committed record, with what is only shown and never stored."""
+        pulling = self.task.record.status is Status.PULLING
+        return attrs.evolve(self.task.record, pull=self.progress if pulling else None)
+
+    async def commit(self, change: Callable[[Task], Task]) -> None:
+        """Store what *change* makes of the task, then let everybody see it. A write is not interrupted half-way.
+
+        While the disk is full the fact is held here and tried again: a true end must not be lost for lack of space. Between
+        two tries nothing has changed, so that milld can leave: the next one finds out anew.
+        """
+        with trio.CancelScope(shield=True) as scope:
+            async with self._one_commit:
+                task = change(self.task)
+                complained = False
+                while True:
+                    try:
+                        await self._store.put(task)
+                        break
+                    except (NoSpace, Unavailable) as error:
+                        if not complained:
+                            log.warning(
+                                "cannot store a task's state yet; holding it", task=self.id, why=str(error)
+                            )
+                            complained = True
+                        scope.shield = False
+                        await trio.sleep(RETRY_COMMIT_S)
+                        scope.shield = True
+                self.task = task
+                self._publish()
+
+    async def advance(self, move: Callable[[Record], Record], deadline: Deadline | None = None) -> None:
+        """Move the record through `states`; returns after the commit."""
+
+        def change(task: Task) -> Task:
+            owned = task.owned if deadline is None else attrs.evolve(task.owned, deadline=deadline)
+            return Task(move(task.record), owned)
+
+        await self.commit(change)
+
+    def report(self, progress: PullProgress) -> None:
+        self.progress = progress
+
+    def request_kill(self, kill: Kill, now: float) -> None:
+        """Act on a wish that is committed: end the task, or hurry an end that is under way."""
+        self.kill_scope.cancel()
+        if self.start_scope is not None:
+            self.start_scope.cancel()
+        if self.grace_scope is not None:
+            self.grace_scope.deadline = min(self.grace_scope.deadline, now + kill.grace)
+
+    def hurry_start(self, until: float) -> None:
+        """Milld is leaving: a start that is under way may go on *until* then."""
+        if self.start_scope is not None:
+            self.start_scope.deadline = min(self.start_scope.deadline, until)
+
+    async def wait_change(self) -> None:
+        """Until the next commit."""
+        await self._news.wait()
+
+    def _publish(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+        self._changed(self.task.record)
+
+
+class Table:
+    """The live tasks by id, and subscribers to every change of any."""
+
+    def __init__(self, store: Records) -> None:
+        self._store = store
+        self._live: dict[str, LiveTask] = {}
+        self._subscribers: set[trio.MemorySendChannel[Record]] = set()
+
+    def __repr__(self) -> str:
+        return f"<Table {len(self._live)} live>"
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __iter__(self) -> Iterator[LiveTask]:
+        return iter(list(self._live.values()))
+
+    def get(self, task_id: str) -> LiveTask | None:
+        return self._live.get(task_id)
+
+    def add(self, task: Task, image: Any | None = None) -> LiveTask:
+        """A task whose row is committed."""
+        live = LiveTask(task, self._store, self._tell, image=image)
+        self._live[live.id] = live
+        self._tell(task.record)
+        return live
+
+    def drop(self, task_id: str) -> None:
+        """The task has ended; from now on the store alone answers for it."""
+        self._live.pop(task_id, None)
+
+    @asynccontextmanager
+    async def changes(self, buffer: int = 1024) -> AsyncIterator[trio.MemoryReceiveChannel[Record]]:
+        """Every change from now on; a subscriber that falls *buffer* records behind is cut off (end of channel)."""
+        send, receive = trio.open_memory_channel[Record](buffer)
+        self._subscribers.add(send)
+        try:
+            async with send, receive:
+                yield receive
+        finally:
+            self._subscribers.discard(send)
+
+    def _tell(self, record: Record) -> None:
+        for channel in list(self._subscribers):
+            try:
+                channel.send_nowait(record)
+            except (trio.WouldBlock, trio.BrokenResourceError):
+                self._subscribers.discard(channel)
+                channel.close()

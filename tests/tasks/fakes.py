@@ -1,0 +1,312 @@
+"""A world for tasks without containerd, disk or waiting: fakes that fit `mill.tasks.ports`, on trio's mock clock.
+
+Every call that matters leaves a line in one journal, so that a test can read the order of things. A fake container lives
+in its fake runtime and goes on while no milld looks, as the real one does.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import attrs
+import trio
+
+from mill.errors import Conflict, Interrupted, MillError, PullError, StartError
+from mill.model import (
+    Exit,
+    PullProgress,
+    Record,
+    Resources,
+    Spec,
+    Stats,
+    Task,
+    Time,
+    Usage,
+)
+from mill.tasks.filter import Filter
+from mill.tasks.ports import OpenPipes
+from mill.tasks.states import Toll
+
+EPOCH = 1_700_000_000.0
+"""Wall time when trio's clock shows 0."""
+SIGTERM = 15
+SIGKILL = 9
+FOREVER = float("inf")
+BUSYBOX = "busybox"
+CAPACITY = Resources(4.0, 4 * 1024**3)
+
+
+@attrs.define
+class FakeClock:
+    """Wall and boot time, both driven by trio's clock."""
+
+    boot_id: str = "boot-1"
+    jump_s: float = 0.0
+    """How far the wall clock was set forward."""
+
+    def now(self) -> Time:
+        return Time(EPOCH + trio.current_time() + self.jump_s)
+
+    def boottime(self) -> float:
+        return trio.current_time()
+
+
+@attrs.define
+class FakeRecords:
+    """Rows in memory. As the real store, a write that was begun is not interrupted."""
+
+    journal: list[str]
+    rows: dict[str, Task] = attrs.field(factory=dict)
+    write_s: float = 0.0
+    failure: MillError | None = None
+    """What every write raises while it is set."""
+
+    async def insert(self, task: Task) -> None:
+        if task.record.id in self.rows:
+            await trio.lowlevel.checkpoint()
+            raise Conflict("the id is taken")
+        await self._write(task, "insert")
+
+    async def put(self, task: Task) -> None:
+        await self._write(task, "put")
+
+    async def _write(self, task: Task, verb: str) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(self.write_s)
+        if self.failure is not None:
+            raise self.failure
+        ending = " ending" if task.owned.ending and not task.record.status.terminal else ""
+        self.journal.append(f"{verb} {task.record.status}{ending}")
+        self.rows[task.record.id] = task
+
+    async def get(self, task_id: str) -> Task | None:
+        await trio.lowlevel.checkpoint()
+        return self.rows.get(task_id)
+
+    async def live(self) -> list[Task]:
+        await trio.lowlevel.checkpoint()
+        found = [task for task in self.rows.values() if not task.record.status.terminal]
+        return sorted(found, key=lambda task: task.record.times.created)
+
+    async def ids(self, *, live: bool = False) -> set[str]:
+        await trio.lowlevel.checkpoint()
+        return {task_id for task_id, task in self.rows.items() if not (live and task.record.status.terminal)}
+
+    async def page(self, wanted: Filter, after: tuple[float, str] | None, limit: int) -> list[Record]:
+        await trio.lowlevel.checkpoint()
+        found = [task.record for task in self.rows.values() if wanted.accepts(task.record)]
+        found.sort(key=lambda record: (record.times.created, record.id), reverse=True)
+        return [r for r in found if after is None or (r.times.created, r.id) < after][:limit]
+
+
+@attrs.frozen
+class FakePipes:
+    stdout: Path = Path("/fake/stdout")
+    stderr: Path = Path("/fake/stderr")
+
+
+@attrs.define
+class FakeLogs:
+    journal: list[str]
+    opened: set[str] = attrs.field(factory=set)
+    failure: OSError | None = None
+
+    async def open(self, task_id: str) -> FakePipes:
+        await trio.lowlevel.checkpoint()
+        if self.failure is not None:
+            raise self.failure
+        self.journal.append("open logs")
+        self.opened.add(task_id)
+        return FakePipes()
+
+    async def drain(self, task_id: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.journal.append("drain logs")
+        self.opened.discard(task_id)
+
+
+@attrs.frozen
+class Program:
+    """What a container's PID 1 does: end with *code* after *runs_s*, and how it takes signals."""
+
+    runs_s: float = FOREVER
+    code: int = 0
+    ignores: frozenset[int] = frozenset()
+    dies_after_s: float = 0.0
+    """From a signal it does not ignore to its end."""
+    toll: Toll = attrs.field(factory=Toll)
+    lost: str | None = None
+    """The runtime loses it at its end: nobody can know how it ended."""
+
+
+@attrs.define(eq=False)
+class FakeContainer:
+    id: str
+    program: Program
+    journal: list[str]
+    started: Time
+    ends_at: float
+    code: int
+    stop_signal: int = SIGTERM
+    ip: str | None = "192.0.2.7"
+    deleted: bool = False
+    before_kill: Callable[[], None] = attrs.field(default=lambda: None)
+    signal_s: float = 0.0
+    """How long a signal takes to be delivered."""
+    _news: trio.Event = attrs.field(factory=trio.Event)
+
+    def end(self, code: int, *, after_s: float = 0.0) -> None:
+        """PID 1 ends (unless it ends sooner)."""
+        at = trio.current_time() + after_s
+        if at < self.ends_at:
+            self.ends_at, self.code = at, code
+            self._news.set()
+            self._news = trio.Event()
+
+    @property
+    def alive(self) -> bool:
+        return trio.current_time() < self.ends_at
+
+    async def wait(self) -> Exit:
+        await trio.lowlevel.checkpoint()
+        while self.alive:
+            with trio.move_on_at(self.ends_at):
+                await self._news.wait()
+        if self.program.lost is not None:
+            raise Interrupted(self.program.lost)
+        return Exit(self.code, Time(EPOCH + self.ends_at))
+
+    async def kill(self, signal: int) -> bool:
+        self.before_kill()
+        await trio.sleep(self.signal_s)
+        if not self.alive:
+            return False
+        self.journal.append(f"kill {signal}")
+        if signal not in self.program.ignores:
+            self.end(128 + signal, after_s=self.program.dies_after_s)
+        return True
+
+    async def toll(self) -> Toll:
+        await trio.lowlevel.checkpoint()
+        self.journal.append("toll")
+        return self.program.toll
+
+    async def delete(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.journal.append("delete")
+        self.end(128 + SIGKILL)
+        self.deleted = True
+
+
+@attrs.define(eq=False)
+class FakeRuntime:
+    """Containers by task id. They outlive the milld that started them."""
+
+    journal: list[str]
+    clock: FakeClock
+    program: Program = attrs.field(factory=Program)
+    images: set[str] = attrs.field(factory=set)
+    pull_s: float = 0.0
+    pull_error: PullError | None = None
+    start_s: float = 0.0
+    start_error: StartError | None = None
+    started_when_cancelled: bool = False
+    """PID 1 runs already when the call that starts it is cancelled."""
+    lost: str | None = None
+    """`adopt` cannot know any more."""
+    find_error: MillError | None = None
+    clean_up_error: MillError | None = None
+    containers: dict[str, FakeContainer] = attrs.field(factory=dict)
+    swept: list[str] = attrs.field(factory=list)
+
+    def __getitem__(self, task_id: str) -> FakeContainer:
+        return self.containers[task_id]
+
+    async def find_image(self, spec: Spec) -> str | None:
+        await trio.lowlevel.checkpoint()
+        if self.find_error is not None:
+            raise self.find_error
+        return spec.image if spec.image in self.images else None
+
+    async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None]) -> str:
+        self.journal.append("pull")
+        on_progress(PullProgress(1, 2))
+        await trio.sleep(self.pull_s)
+        if self.pull_error is not None:
+            raise self.pull_error
+        return spec.image
+
+    def run(self, task_id: str, program: Program | None = None) -> FakeContainer:
+        """A container whose PID 1 runs from now on."""
+        program = program or self.program
+        container = FakeContainer(
+            task_id,
+            program,
+            self.journal,
+            self.clock.now(),
+            trio.current_time() + program.runs_s,
+            program.code,
+        )
+        self.containers[task_id] = container
+        return container
+
+    async def start(self, task: Task, image: object, open_pipes: OpenPipes) -> FakeContainer:  # noqa: ARG002 -- the port's
+        assert task.record.id not in self.containers, "a task runs once"
+        await open_pipes()
+        self.journal.append("start")
+        try:
+            await trio.sleep(self.start_s)
+        except trio.Cancelled:
+            if self.started_when_cancelled:
+                self.run(task.record.id)
+            raise
+        if self.start_error is not None:
+            raise self.start_error
+        return self.run(task.record.id)
+
+    async def adopt(self, task: Task) -> FakeContainer | None:
+        await trio.lowlevel.checkpoint()
+        self.journal.append("adopt")
+        if self.lost is not None:
+            raise Interrupted(self.lost)
+        return self.containers.get(task.record.id)
+
+    async def clean_up(self, task_id: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.journal.append("clean up")
+        if self.clean_up_error is not None:
+            raise self.clean_up_error
+        if task_id in self.containers:
+            self.containers.pop(task_id).end(128 + SIGKILL)
+
+    async def sweep(self, known: Callable[[str], bool]) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        strays = [task_id for task_id in self.containers if not known(task_id)]
+        for task_id in strays:
+            await self.clean_up(task_id)
+        self.swept += strays
+        return strays
+
+    def usage(self) -> Mapping[str, Usage]:
+        return {
+            task_id: Usage(0.5, 1024) for task_id, container in self.containers.items() if container.alive
+        }
+
+    def stats(self, task_id: str) -> Stats | None:
+        container = self.containers.get(task_id)
+        if container is None or not container.alive:
+            return None
+        return Stats(task_id, 0.5, 1.0, 1024, 2048, 1, 0, 0, 0)
+
+
+@attrs.define
+class Suffixes:
+    """As `random.Random`, for suffixes: those asked for, then ``0001``, ``0002`` ..."""
+
+    wanted: list[str] = attrs.field(factory=list)
+    given: int = 0
+
+    def choices(self, population: str, *, k: int) -> list[str]:  # noqa: ARG002 -- random.Random's
+        if self.wanted:
+            return list(self.wanted.pop(0))
+        self.given += 1
+        return list(f"{self.given:0{k}d}")

@@ -1,0 +1,140 @@
+"""Pages of records: as the filter in memory judges, newest first, each once, and quick however many there are."""
+
+import math
+import re
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+import attrs
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mill import store as store_module
+from mill.model import Record, Status, Task
+from mill.store import Store
+from mill.tasks.filter import Filter
+from tests.tasks.scene import make_record, make_spec
+from tests.test_store import opened, put_all, task, trace
+
+ANY = Filter()
+
+KEYS = ["a", "b.c", "ä", "x y", '"', "[0]", "\\"]
+VALUES = ["", "1", "true", "null", "1.0", "ä", '"', "%"]
+labels = st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES), max_size=3)
+records = st.builds(
+    lambda status, labels, node, node_id, template, created: make_record(
+        "x", status, spec=make_spec(labels=labels), node=node, node_id=node_id, template=template, created=created
+    ),
+    st.sampled_from(Status),
+    labels,
+    st.sampled_from(["n1", "n2"]),
+    st.sampled_from(["n1", "n3"]),
+    st.sampled_from([None, "agent", "web"]),
+    st.sampled_from([1000.0, 1000.5, 1000.001, 1000.0004, 1000.0009, 2000.0]),
+)  # fmt: skip
+filters = st.builds(
+    Filter,
+    statuses=st.lists(st.sampled_from([str(status) for status in Status]), max_size=2).map(tuple),
+    labels=labels.map(lambda wanted: tuple(wanted.items())),
+    node=st.sampled_from([None, "n1", "n2", "n3"]),
+    template=st.sampled_from([None, "agent", "none"]),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(records, max_size=12), st.lists(filters, min_size=1, max_size=8), st.integers(1, 5))
+def test_pages_hold_what_the_filter_accepts_newest_first_each_once(
+    tmp_path_factory: pytest.TempPathFactory, found: list[Record], wanted: list[Filter], limit: int
+) -> None:
+    path = tmp_path_factory.mktemp("pages") / "mill.db"
+    tasks = [Task(attrs.evolve(record, id=f"web-{n:02d}")) for n, record in enumerate(found)]
+
+    async def check() -> None:
+        async with opened(path) as store:
+            await put_all(store, tasks)
+            for one in wanted:
+                await check_filter(store, one)
+
+    async def check_filter(store: Store, one: Filter) -> None:
+        pages, after = [], None
+        while page := await store.page(one, after, limit):
+            assert len(page) <= limit
+            pages += page
+            after = (page[-1].times.created, page[-1].id)
+        assert pages == await store.page(one, None, 1000)
+        accepted = [task.record for task in tasks if one.accepts(task.record)]
+        assert {record.id for record in pages} == {record.id for record in accepted}
+        order = [(record.times.created, record.id) for record in pages]
+        assert order == sorted(order, reverse=True)
+        assert len(set(order)) == len(order)
+
+    trio.run(check)
+
+
+async def test_the_next_page_goes_on_where_the_last_ended_though_json_times_are_milliseconds(
+    tmp_path: Path,
+) -> None:
+    seen: list[str] = []
+    after = None
+    async with opened(tmp_path / "mill.db") as store:
+        await put_all(store, [task(f"web-{n}", created=1000.0 + n * 0.0002) for n in range(20)])
+        while page := await store.page(ANY, after, 3):
+            seen += [record.id for record in page]
+            after = (page[-1].times.created, page[-1].id)
+    assert len(seen) == len(set(seen)) == 20
+
+
+def fill(path: Path, count: int) -> None:
+    rows = [
+        store_module._row(
+            task(f"web-{n:05d}", Status.STOPPED, created=float(n), spec=make_spec(labels={"n": str(n % 7)}))
+        )
+        for n in range(count)
+    ]
+    with closing(sqlite3.connect(path)) as other, other:
+        other.executemany(store_module._PUT, rows)
+
+
+async def best_of(times: int, call: Callable[[], Awaitable[object]]) -> float:
+    best = math.inf
+    for _ in range(times):
+        began = perf_counter()
+        await call()
+        best = min(best, perf_counter() - began)
+    return best
+
+
+async def test_ten_thousand_ended_records_slow_neither_a_page_nor_a_write(tmp_path: Path) -> None:
+    """Far above what it takes (3 to 30 ms), since others use this machine too; the next test shows why it is quick."""
+    path = tmp_path / "mill.db"
+    probe = task("probe", Status.STOPPED, created=-1.0)
+    async with opened(path) as store:
+        await trio.to_thread.run_sync(fill, path, 10_000)
+        assert await best_of(5, partial(store.page, ANY, None, 100)) < 0.5
+        assert await best_of(5, partial(store.page, ANY, (5000.0, "web-05000"), 100)) < 0.5
+        assert await best_of(3, partial(store.page, Filter(labels=(("n", "none"),)), None, 100)) < 2.0
+        assert await best_of(5, store.live) < 0.2
+        assert await best_of(5, partial(store.put, probe)) < 0.5
+
+
+async def test_pages_and_live_tasks_are_read_off_an_index_and_never_sorted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path, statements = tmp_path / "mill.db", trace(monkeypatch)
+    async with opened(path) as store:
+        statements.clear()
+        await store.page(ANY, None, 100)
+        await store.page(ANY, (5000.0, "web-05000"), 100)
+        await store.live()
+    asked = [statement for statement in statements if statement.startswith("SELECT")]
+    with closing(sqlite3.connect(path)) as other:
+        plans = [[row[3] for row in other.execute(f"EXPLAIN QUERY PLAN {statement}")] for statement in asked]
+    indexes = [re.search(r"USING INDEX (\w+)", plan[0]) for plan in plans]
+    assert [found and found[1] for found in indexes] == ["tasks_by_age", "tasks_by_age", "tasks_live"]
+    assert not any("TEMP B-TREE" in step for plan in plans[:2] for step in plan)
