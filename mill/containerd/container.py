@@ -1,0 +1,139 @@
+"""One container whose PID 1 was started: wait for it, signal it, read its toll, delete it. Made by `runtime` only.
+
+Every call is patient while containerd is away: the shim keeps the process, so that its end is only told later.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import attrs
+import structlog
+import trio
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from mill.config import KILL_TIMEOUT_S
+from mill.containerd import rpcs
+from mill.containerd.cgroups import Meter
+from mill.containerd.faults import RpcError, RpcFailedPrecondition, RpcNotFound, RpcTimeout, RpcUnavailable
+from mill.containerd.proto import task_pb2, tasks_pb2
+from mill.containerd.session import Session
+from mill.errors import Interrupted
+from mill.model import Exit, Time
+from mill.tasks.states import Toll
+
+T = TypeVar("T")
+
+RETRY_S = 0.2
+"""Pause before the next try after containerd did not answer."""
+SIGKILL = 9
+
+log = structlog.get_logger()
+
+
+def unix_time(stamp: Timestamp) -> Time:
+    return Time(stamp.seconds + stamp.nanos / 1e9)
+
+
+async def patiently(session: Session, call: Callable[[], Awaitable[T]]) -> T:
+    """*call* until it reaches containerd, however long that is; whoever cannot wait sets a deadline."""
+    while True:
+        await session.wait_connected()
+        try:
+            return await call()
+        except (RpcUnavailable, RpcTimeout):
+            await trio.sleep(RETRY_S)
+
+
+@attrs.define(eq=False)
+class TaskContainer:
+    """As `tasks.ports.Container`."""
+
+    id: str
+    started: Time
+    stop_signal: int
+    meter: Meter
+    _session: Session
+    _forget: Callable[[str], None]
+    ip: str | None = None
+    exit: Exit | None = None
+
+    async def wait(self) -> Exit:
+        """Its exit; asked again through restarts of containerd. `Interrupted` if its shim or containerd lost it."""
+        if self.exit is None:
+            request = tasks_pb2.WaitRequest(container_id=self.id)
+            try:
+                answer = await patiently(
+                    self._session, lambda: self._session.call(rpcs.TASKS_WAIT, request, timeout_s=None)
+                )
+            except RpcNotFound:
+                message = "it ended while containerd was away, and containerd did not keep its exit code"
+                raise Interrupted(message) from None
+            except RpcError as fault:
+                raise Interrupted(
+                    f"its shim was lost, so that its exit code is unknown ({fault.message})"
+                ) from None
+            self.exit = Exit(answer.exit_status, unix_time(answer.exited_at))
+        return self.exit
+
+    async def kill(self, signal: int) -> bool:
+        """Send *signal* to PID 1; False if there was nothing left to signal."""
+        request = tasks_pb2.KillRequest(container_id=self.id, signal=signal)
+        try:
+            await patiently(self._session, lambda: self._session.call(rpcs.TASKS_KILL, request))
+        except RpcNotFound:
+            return False
+        except RpcError as fault:
+            log.warning("a signal was refused", task=self.id, signal=signal, why=fault.message)
+        return True
+
+    async def toll(self) -> Toll:
+        return self.meter.toll()
+
+    async def delete(self) -> None:
+        """Out of containerd, killed if need be. What a lost shim leaves is containerd's to clean."""
+        await delete_task(self._session, self.id)
+        self._forget(self.id)
+        self.meter.close()  # of one that was adopted when it had ended, nobody else knows
+
+
+async def delete_task(session: Session, task_id: str) -> None:
+    """Tasks.Delete, with SIGKILL first where it still runs; no task is success."""
+    request = tasks_pb2.DeleteTaskRequest(container_id=task_id)
+    with trio.move_on_after(KILL_TIMEOUT_S):
+        while True:
+            try:
+                await patiently(session, lambda: session.call(rpcs.TASKS_DELETE, request))
+            except RpcNotFound:
+                return
+            except RpcFailedPrecondition:
+                await _kill_all(session, task_id)
+            except RpcError as fault:
+                log.warning(
+                    "containerd could not delete a task; trying again", task=task_id, why=fault.message
+                )
+                await _kill_all(session, task_id)
+                await trio.sleep(RETRY_S)
+            else:
+                return
+    log.error("containerd keeps a task that should be gone", task=task_id)
+
+
+async def _kill_all(session: Session, task_id: str) -> None:
+    kill = tasks_pb2.KillRequest(container_id=task_id, signal=SIGKILL, all=True)
+    wait = tasks_pb2.WaitRequest(container_id=task_id)
+    try:
+        await patiently(session, lambda: session.call(rpcs.TASKS_KILL, kill))
+        await patiently(session, lambda: session.call(rpcs.TASKS_WAIT, wait, timeout_s=KILL_TIMEOUT_S))
+    except RpcError:
+        return  # gone already, or the next Delete says what is wrong
+
+
+async def process_of(session: Session, task_id: str) -> task_pb2.Process | None:
+    """What containerd knows of PID 1, or None when it has no such task."""
+    try:
+        answer = await patiently(
+            session, lambda: session.call(rpcs.TASKS_GET, tasks_pb2.GetRequest(container_id=task_id))
+        )
+    except RpcNotFound:
+        return None
+    return answer.process

@@ -1,0 +1,53 @@
+"""containerd's and the runtimes' texts about a failed start, as a typed `StartError` of one line. Pure.
+
+The only place that matches on text: for a failure inside runc or crun, gRPC's code is always UNKNOWN.
+"""
+
+import re
+
+from mill.containerd.faults import RpcError
+from mill.errors import StartError
+
+_CAUSES = (
+    ("disk", ("no space left on device", "disk quota exceeded")),
+    ("command_not_found", ("executable file not found", "not found in $path", "exec format error")),
+    ("user", ("unable to find user", "no such user", "unable to setup user", "setgroups")),
+    ("permission", ("permission denied", "operation not permitted")),
+)
+_EXEC = re.compile(r'exec: "((?:[^"\\]|\\.)*)": (.*?)(?:: unknown)?$')
+_CRUN_EXEC = re.compile(r"^executable file `(.*)` (not found.*)$")
+_PREFIXES = re.compile(
+    r"^(?:failed to create shim task: |OCI runtime create failed: |failed to create shim: |runc create failed: "
+    r"|unable to start container process: |error during container init: |container_linux\.go:\d+: "
+    r"|starting container process caused: |rpc error: code = \w+ desc = )+"
+)
+
+
+def start_error(fault: RpcError) -> StartError:
+    """What *fault*, the answer to Tasks.Create or Start, means for the task's owner."""
+    text = _PREFIXES.sub("", " ".join(fault.message.split())).removesuffix(": unknown")
+    program = _EXEC.search(text) or _CRUN_EXEC.search(text)
+    said = (program[2] if program else text).lower()  # without the program's name, which may say anything
+    if program and program.re is _EXEC and "no such file or directory" in said:
+        return StartError(
+            "command_not_found", f"the image has no program {program[1]!r} (or its interpreter is missing)"
+        )
+    for detail, signs in _CAUSES:
+        if any(sign in said for sign in signs):
+            return StartError(detail, _told(detail, text, program))
+    return StartError("runtime", text)
+
+
+def _told(detail: str, text: str, program: re.Match[str] | None) -> str:
+    name = program[1] if program else ""
+    if detail == "command_not_found" and name:
+        return (
+            f"the image has no program {name!r} in its PATH"
+            if "not found" in text
+            else f"{name!r} cannot be executed: {text}"
+        )
+    if detail == "permission" and name:
+        return f"{name!r} may not be executed: permission denied"
+    if detail == "disk":
+        return f"the disk is full: {text}"
+    return text

@@ -1,0 +1,93 @@
+"""What the node brings to every container: limits, seccomp, an init program, and the files below /etc. Called by `runtime`."""
+
+import resource
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import attrs
+
+from mill.containerd import seccomp
+from mill.containerd.cgroups import Cgroups
+from mill.containerd.oci import platform_of
+from mill.containerd.spec import CAPABILITIES, OPEN_FILES_HARD_MOST, Host
+from mill.errors import StartError
+from mill.model import Mount, MountType, Network, Spec
+
+INIT_PROGRAMS = ("docker-init", "tini-static", "catatonit", "tini")
+"""Static ones first: the program must run in an image without libraries."""
+
+_LOOPBACK = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+
+
+def describe(machine: str, cgroups: Cgroups) -> Host:
+    """The host, as far as it is the same for all containers; *machine* as ``platform.machine()``. Blocks for a few files."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    own_score = int(Path("/proc/self/oom_score_adj").read_text(encoding="ascii"))
+    return Host(
+        cgroup_path="",
+        hosts_file="",
+        resolv_file="",
+        hostname_file="",
+        seccomp=seccomp.load(platform_of(machine).architecture, CAPABILITIES),
+        init=next((path for path in map(shutil.which, INIT_PROGRAMS) if path), None),
+        swap_limit=cgroups.limits_swap,
+        cgroup_v2=cgroups.v2,
+        open_files_hard=min(OPEN_FILES_HARD_MOST, hard) if hard > 0 else OPEN_FILES_HARD_MOST,
+        oom_score_adj=max(0, own_score),  # lower than our own is not ours to give without CAP_SYS_RESOURCE
+    )
+
+
+def write_files(folder: Path, task_id: str, spec: Spec, ip: str) -> None:
+    """The task's own hosts, resolv.conf and hostname in *folder*; blocks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    hosts = _LOOPBACK
+    if spec.network is Network.HOST:
+        hosts = _read("/etc/hosts") or _LOOPBACK
+    own_ip = ip if spec.network is Network.HOST else "127.0.0.1"
+    _write(folder / "hosts", f"{hosts.rstrip()}\n{own_ip}\t{task_id}\n")
+    _write(folder / "resolv.conf", _read("/etc/resolv.conf"))
+    _write(folder / "hostname", f"{task_id}\n")
+
+
+def resolve_mounts(mounts: tuple[Mount, ...], allowed: tuple[str, ...]) -> tuple[Mount, ...]:
+    """*mounts* with each bind's real source; blocks. `StartError` if it does not exist, or lies outside of *allowed*.
+
+    The text was judged when the task was spawned; a symbolic link that an earlier task left there is judged here.
+    """
+    return tuple(_resolved(mount, allowed) if mount.type is MountType.BIND else mount for mount in mounts)
+
+
+def _resolved(mount: Mount, allowed: tuple[str, ...]) -> Mount:
+    try:
+        real = Path(mount.source or "").resolve(strict=True)
+    except (OSError, RuntimeError):
+        message = f"the bind mount's source {mount.source} does not exist on this node"
+        raise StartError("runtime", message) from None
+    if not any(real.is_relative_to(Path(path).resolve()) for path in allowed):
+        message = f"the bind mount's source {mount.source} leads to {real}, which this node does not allow"
+        raise StartError("permission", message)
+    return attrs.evolve(mount, source=str(real))
+
+
+def with_files(host: Host, folder: Path, cgroup_path: str) -> Host:
+    """*host* as one task sees it: its cgroup, and the files that `write_files` puts into *folder*."""
+    return attrs.evolve(
+        host,
+        cgroup_path=cgroup_path,
+        hosts_file=str(folder / "hosts"),
+        resolv_file=str(folder / "resolv.conf"),
+        hostname_file=str(folder / "hostname"),
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    """For everybody to read: a task need not run as root, whatever milld's umask is."""
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o644)
+
+
+def _read(path: str) -> str:
+    with suppress(OSError, UnicodeDecodeError):
+        return Path(path).read_text(encoding="utf-8")
+    return ""

@@ -1,0 +1,375 @@
+"""Tasks as containers of containerd: start, adopt, clean up, measure. What `tasks.ports.Runtime` asks for.
+
+Owns the names of what it makes: container, snapshot and task carry the task's id; the cgroup is ``/mill/<node>/<id>``; files
+are in ``<data dir>/tasks/<id>``; everything in containerd is labelled with the node's id. Knows containerd and cgroups, not
+the lifecycle; the daemon makes it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import structlog
+import trio
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from mill.checks import parse_signal
+from mill.config import SAMPLE_INTERVAL_S
+from mill.containerd import rpcs, users
+from mill.containerd.cgroups import Cgroups
+from mill.containerd.container import TaskContainer, delete_task, patiently, process_of, unix_time
+from mill.containerd.failures import start_error
+from mill.containerd.faults import RpcAlreadyExists, RpcError, RpcNotFound, RpcTimeout, RpcUnavailable
+from mill.containerd.host import resolve_mounts, with_files, write_files
+from mill.containerd.images import Images, LocalImage
+from mill.containerd.proto import containers_pb2, runc_pb2, snapshots_pb2, task_pb2, tasks_pb2, types_pb2
+from mill.containerd.rootfs import read_accounts, unmount
+from mill.containerd.running import Running
+from mill.containerd.session import Session
+from mill.containerd.spec import CPU_PERIOD_US, Host, build, cpu_quota_us, environment
+from mill.containerd.together import together
+from mill.convert import to_json
+from mill.errors import Interrupted
+from mill.model import Network, PullProgress, Spec, Stats, Task, Time, Usage
+from mill.tasks.ports import Clock, OpenPipes
+
+SPEC_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
+RESOURCES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
+RUNC_SHIM = "io.containerd.runc.v2"
+SIGTERM = 15
+SHIM_SOCKETS = Path("/run/containerd/s")
+"""Where containerd's shims listen; the name is a hash of containerd's socket, the namespace and the id."""
+_PREFIX = "/mill"
+_ACCOUNTS_KEPT = 256
+"""Images whose accounts are remembered; each is a few kB."""
+
+log = structlog.get_logger()
+
+
+@attrs.define(eq=False)
+class Runtime:
+    """As `tasks.ports.Runtime`, over one containerd session."""
+
+    session: Session
+    images: Images
+    clock: Clock
+    node_id: str
+    node_name: str
+    data_dir: Path
+    runtime: str
+    ip: str
+    cgroups: Cgroups
+    allow_mounts: tuple[str, ...]
+    _host: Host
+    _running: Running
+    _accounts: dict[str, users.Accounts] = attrs.field(factory=dict)
+
+    async def find_image(self, spec: Spec) -> LocalImage | None:
+        await self._require_connection()
+        return await self.images.find(spec.image)
+
+    async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None]) -> LocalImage:
+        """The image; one that is there already is found without the network unless the policy says otherwise."""
+        return await self.images.ensure(spec.image, spec.pull, on_progress=on_progress)
+
+    async def start(self, task: Task, image: Any, open_pipes: OpenPipes) -> TaskContainer:
+        """A started container. Tried again when containerd goes away half-way, as long as PID 1 was not started."""
+        while True:
+            container = await self._create(task, image, open_pipes)
+            started = self.clock.now()  # not after the call: a task may have ended by then
+            try:
+                await self.session.call(rpcs.TASKS_START, tasks_pb2.StartRequest(container_id=task.record.id))
+            except (RpcUnavailable, RpcTimeout):
+                found = await self.adopt(task)
+                if found is not None:
+                    return found
+            except RpcError as fault:
+                raise start_error(fault) from None
+            else:
+                return container(started)
+
+    async def _create(
+        self, task: Task, image: LocalImage, open_pipes: OpenPipes
+    ) -> Callable[[Time], TaskContainer]:
+        """A created container, made anew as often as containerd goes away meanwhile: nothing of the user's has run."""
+        while True:
+            try:
+                return await self._try_create(task, image, open_pipes)
+            except (RpcUnavailable, RpcTimeout):
+                await self.clean_up(task.record.id)
+            except RpcError as fault:
+                raise start_error(fault) from None
+
+    async def _try_create(
+        self, task: Task, image: LocalImage, open_pipes: OpenPipes
+    ) -> Callable[[Time], TaskContainer]:
+        """What does not need each other is done at once: it is a fifth of what a start takes besides the runtime's work."""
+        task_id, spec = task.record.id, task.record.spec
+        if spec.mounts:
+            real = await trio.to_thread.run_sync(resolve_mounts, spec.mounts, self.allow_mounts)
+            spec = attrs.evolve(spec, mounts=real)
+        folder, stop_signal = (
+            self._folder(task_id),
+            _stop_signal(spec.stop_signal or image.config.stop_signal),
+        )
+        record = partial(self._create_record, task, spec, image, stop_signal)
+        first: list[Callable[[], Awaitable[Any]]] = [
+            partial(self._snapshot, task_id, image, folder),
+            open_pipes,
+            partial(trio.to_thread.run_sync, write_files, folder, task_id, spec, self.ip),
+        ]
+        if image.chain_id in self._accounts:
+            mounts, pipes, *_ = await together(*first, record)
+        else:
+            mounts, pipes, _ = await together(*first)
+            await record()
+        created = await self.session.call(
+            rpcs.TASKS_CREATE,
+            tasks_pb2.CreateTaskRequest(
+                container_id=task_id, rootfs=mounts, stdout=str(pipes.stdout), stderr=str(pipes.stderr)
+            ),
+        )
+        await self._limit_cpu(task_id, cpu_quota_us(spec.cpu))
+        return lambda started: self._container(task_id, started, stop_signal, spec, created.pid)
+
+    def _config(self, task: Task, spec: Spec, image: LocalImage) -> dict[str, Any]:
+        """The container's config.json; the accounts of its image are known. *spec* is the record's, mounts resolved."""
+        task_id = task.record.id
+        user = users.resolve(spec.user or image.config.user, self._accounts[image.chain_id])
+        own = {
+            "PORT": str(spec.port),
+            "MILL_TASK_ID": task_id,
+            "MILL_TASK_ADDRESS": task.record.address,
+            "MILL_TASK_NODE": self.node_name,
+        }
+        env = environment(task_id, image.config, user, own, task.owned.env)
+        host = with_files(self._host, self._folder(task_id), self._cgroup(task_id))
+        return build(task_id, spec, image.config, user, env, host)
+
+    async def _snapshot(self, task_id: str, image: LocalImage, folder: Path) -> list[types_pb2.Mount]:
+        """The mounts of a writable layer over the image, whose accounts are learnt when they are new."""
+        mounts = await self._prepare(task_id, image.chain_id)
+        if image.chain_id not in self._accounts:
+            accounts = await trio.to_thread.run_sync(read_accounts, mounts, folder / "rootfs")
+            if len(self._accounts) >= _ACCOUNTS_KEPT:
+                self._accounts.pop(next(iter(self._accounts)))
+            self._accounts[image.chain_id] = accounts
+        return mounts
+
+    async def _limit_cpu(self, task_id: str, quota_us: int) -> None:
+        """Before the first instruction of the task's program; by containerd where the cgroup is not where we put it."""
+        try:
+            self.cgroups.limit_cpu(self._cgroup(task_id), quota_us, CPU_PERIOD_US)
+        except OSError:
+            resources = json.dumps({"cpu": {"quota": quota_us, "period": CPU_PERIOD_US}}).encode()
+            packed = AnyMessage(type_url=RESOURCES_TYPE, value=resources)
+            await self.session.call(
+                rpcs.TASKS_UPDATE, tasks_pb2.UpdateTaskRequest(container_id=task_id, resources=packed)
+            )
+
+    async def _prepare(self, task_id: str, chain_id: str) -> list[types_pb2.Mount]:
+        """The task's writable layer. Labelled a root of garbage collection until its container refers to it."""
+        request = snapshots_pb2.PrepareSnapshotRequest(
+            snapshotter=self.session.features.snapshotter,
+            key=task_id,
+            parent=chain_id,
+            labels={"mill.node": self.node_id, "containerd.io/gc.root": "mill"},
+        )
+        try:
+            return list((await self.session.call(rpcs.SNAPSHOTS_PREPARE, request)).mounts)
+        except RpcAlreadyExists:
+            await self.clean_up(task_id)
+            return list((await self.session.call(rpcs.SNAPSHOTS_PREPARE, request)).mounts)
+
+    async def _create_record(self, task: Task, spec: Spec, image: LocalImage, stop_signal: int) -> None:
+        """The container's record in containerd; it carries ours, so that the records can be rebuilt without SQLite."""
+        kept = json.dumps({"record": to_json(task.record), "owned": to_json(task.owned)}).encode()
+        container = containers_pb2.Container(
+            id=task.record.id,
+            labels={
+                "mill.node": self.node_id,
+                "mill.task": task.record.id,
+                "mill.stop-signal": str(stop_signal),
+            },
+            image=image.ref,
+            runtime=self._shim(),
+            spec=AnyMessage(type_url=SPEC_TYPE, value=json.dumps(self._config(task, spec, image)).encode()),
+            snapshotter=self.session.features.snapshotter,
+            snapshot_key=task.record.id,
+            extensions={"mill.task": AnyMessage(type_url="mill.task", value=kept)},
+        )
+        await self.session.call(
+            rpcs.CONTAINERS_CREATE, containers_pb2.CreateContainerRequest(container=container)
+        )
+
+    def _shim(self) -> containers_pb2.Container.Runtime:
+        """Runc and what is called like it by containerd's runc shim; others (runsc) by a shim of their own name."""
+        if self.runtime == "runsc":
+            return containers_pb2.Container.Runtime(name="io.containerd.runsc.v1")
+        options = runc_pb2.Options(binary_name=self.runtime, root=str(self.data_dir / "runc"))
+        packed = AnyMessage(type_url="containerd.runc.v1.Options", value=options.SerializeToString())
+        return containers_pb2.Container.Runtime(name=RUNC_SHIM, options=packed)
+
+    def _container(
+        self, task_id: str, started: Time, stop_signal: int, spec: Spec, pid: int
+    ) -> TaskContainer:
+        meter = self.cgroups.meter(self._cgroup(task_id))
+        meter.keep()
+        ip = self.ip if spec.network is Network.HOST else None
+        container = TaskContainer(
+            task_id, started, stop_signal, meter, self.session, self._running.forget, ip
+        )
+        if pid:
+            self._running.add(container, spec.memory)
+        return container
+
+    async def adopt(self, task: Task) -> TaskContainer | None:
+        """As the port says: what containerd still has of the task decides."""
+        task_id = task.record.id
+        if (running := self._running.get(task_id)) is not None:
+            return running
+        process = await process_of(self.session, task_id)
+        try:
+            record = await patiently(
+                self.session,
+                lambda: self.session.call(
+                    rpcs.CONTAINERS_GET, containers_pb2.GetContainerRequest(id=task_id)
+                ),
+            )
+        except RpcNotFound:
+            await self.clean_up(task_id)
+            return None
+        if process is None:
+            await self.clean_up(task_id)
+            raise Interrupted(
+                "its container has no process any more: the host was rebooted or the runtime lost it"
+            )
+        if process.status == task_pb2.CREATED:
+            await self.clean_up(task_id)
+            return None
+        stop_signal = _stop_signal(record.container.labels.get("mill.stop-signal", ""))
+        ended = process.status == task_pb2.STOPPED
+        started = task.record.times.started or self._started_at(process, ended=ended)
+        return self._container(task_id, started, stop_signal, task.record.spec, 0 if ended else process.pid)
+
+    def _started_at(self, process: task_pb2.Process, *, ended: bool) -> Time:
+        """When a process started that nobody saw start: the kernel knows while it lives."""
+        if ended:
+            return unix_time(process.exited_at)
+        try:
+            fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        except OSError:
+            return self.clock.now()
+        ran_s = self.clock.boottime() - int(fields[19]) / os.sysconf("SC_CLK_TCK")  # proc(5): starttime
+        return Time(self.clock.now() - max(0.0, ran_s))
+
+    async def clean_up(self, task_id: str) -> None:
+        """Kill, task, container, snapshot, cgroup, files: in this order, and nothing there is success at each."""
+        self._running.forget(task_id)
+        session = self.session
+        await delete_task(session, task_id)
+        container = containers_pb2.DeleteContainerRequest(id=task_id)
+        snapshot = snapshots_pb2.RemoveSnapshotRequest(snapshotter=session.features.snapshotter, key=task_id)
+        for removed in (
+            lambda: session.call(rpcs.CONTAINERS_DELETE, container),
+            lambda: session.call(rpcs.SNAPSHOTS_REMOVE, snapshot),
+        ):
+            try:
+                await patiently(session, removed)
+            except RpcNotFound:
+                continue
+            except RpcError as fault:  # the next start's sweep tries again
+                log.warning("containerd keeps what should be gone", task=task_id, why=fault.message)
+        await trio.to_thread.run_sync(self._remove_files, task_id)
+
+    def _remove_files(self, task_id: str) -> None:
+        self.cgroups.remove(self._cgroup(task_id))
+        folder = self._folder(task_id)
+        if folder.exists():
+            unmount(folder / "rootfs")
+            shutil.rmtree(folder, ignore_errors=True)
+        shim = hashlib.sha256(
+            f"{self.session.socket}/{self.session.namespace}/{task_id}".encode()
+        ).hexdigest()
+        (SHIM_SOCKETS / shim).unlink(missing_ok=True)  # a shim that was killed leaves it behind
+
+    async def sweep(self, known: Callable[[str], bool]) -> list[str]:
+        """Whatever carries this node's id and belongs to no known task."""
+        label = f'labels."mill.node"=={self.node_id}'
+        containers = await patiently(
+            self.session,
+            lambda: self.session.call(
+                rpcs.CONTAINERS_LIST, containers_pb2.ListContainersRequest(filters=[label])
+            ),
+        )
+        request = snapshots_pb2.ListSnapshotsRequest(
+            snapshotter=self.session.features.snapshotter, filters=[label]
+        )
+        answers = await patiently(self.session, lambda: self.session.collect(rpcs.SNAPSHOTS_LIST, request))
+        found = {container.id for container in containers.containers}
+        found |= {
+            info.name for answer in answers for info in answer.info if info.kind == snapshots_pb2.ACTIVE
+        }
+        found |= self.cgroups.children(self._cgroup(""))
+        with suppress(OSError):
+            found |= {path.name for path in (self.data_dir / "tasks").iterdir()}
+        stray = sorted(
+            task_id for task_id in found if not known(task_id) and not task_id.startswith("extract-")
+        )
+        for task_id in stray:
+            await self.clean_up(task_id)
+        return stray
+
+    def remove_parents(self) -> None:
+        """The node's own cgroup, when no task has one in it; that of an ended one holds what the next milld must know."""
+        self.cgroups.remove(self._cgroup(""), below=False)
+        self.cgroups.remove(_PREFIX, below=False)
+
+    def usage(self) -> Mapping[str, Usage]:
+        return self._running.usage()
+
+    def stats(self, task_id: str) -> Stats | None:
+        return self._running.stats(task_id)
+
+    async def _require_connection(self) -> None:
+        if not self.session.connected:
+            with trio.move_on_after(CONNECT_PATIENCE_S):
+                await self.session.wait_connected()
+                return
+            raise RpcUnavailable(
+                "UNAVAILABLE", f"nothing answers on {self.session.socket}; it is tried again all the time"
+            )
+
+    def _cgroup(self, task_id: str) -> str:
+        return f"{_PREFIX}/{self.node_id[:8]}/{task_id}".rstrip("/")
+
+    def _folder(self, task_id: str) -> Path:
+        return self.data_dir / "tasks" / task_id
+
+
+CONNECT_PATIENCE_S = 3.0
+"""How long a spawn waits for a containerd that is being restarted before it answers 503."""
+
+
+def _stop_signal(text: str) -> int:
+    try:
+        return parse_signal(text) if text else SIGTERM
+    except ValueError:  # an image may say anything
+        return SIGTERM
+
+
+async def serve(runtime: Runtime, *, task_status: trio.TaskStatus[Runtime]) -> None:
+    """Sample the running tasks until cancelled; then leave them running."""
+    try:
+        task_status.started(runtime)
+        await runtime._running.sample_all(SAMPLE_INTERVAL_S)  # noqa: SLF001 -- its own module
+    finally:
+        runtime._running.close()  # noqa: SLF001 -- its own module
+        runtime.remove_parents()
