@@ -1,0 +1,13 @@
+"""Values as JSON answers. Used by every route; the shape of a value is `mill.convert`'s to say."""
+
+import json
+from typing import Any
+
+from quart import Response
+
+from mill.convert import to_json
+
+
+def json_answer(value: Any, status: int = 200) -> Response:
+    """*value*, of the model or plain data, as JSON in UTF-8."""
+    return Response(json.dumps(to_json(value)), status=status, content_type="application/json")

@@ -1,0 +1,50 @@
+"""The REST API as one Quart application: routes, authentication, errors. Made by `serve`, over a `Core`."""
+
+import logging
+
+from quart import g, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from mill.api import images, logs, node, problems, tasks, templates
+from mill.api.core import Core
+from mill.api.request import PacedConnection, PacedRequest
+from mill.errors import MillError, Unauthorized
+
+OPEN_PATHS = frozenset({"/healthz"})
+"""Answered without a token: a liveness check knows none."""
+
+
+def make_app(core: Core) -> QuartTrio:
+    """The application; every answer that is not a success is a problem of RFC 9457."""
+    app = QuartTrio("mill", static_folder=None)
+    app.asgi_http_class = PacedConnection
+    app.request_class = PacedRequest
+    app.config["MAX_CONTENT_LENGTH"] = None  # each route sets its own bound
+    app.config["RESPONSE_TIMEOUT"] = None  # the server's write deadline stands in
+    app.config["BODY_TIMEOUT"] = None
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    logging.getLogger(app.logger.name).setLevel(logging.CRITICAL)  # `problems` tells what is worth telling
+
+    @app.before_request
+    async def authenticate() -> None:
+        if request.path not in OPEN_PATHS:
+            g.caller = _caller(core)
+
+    for noun in (tasks, logs, images, templates, node):
+        app.register_blueprint(noun.routes(core))
+    app.register_error_handler(MillError, problems.answer)
+    app.register_error_handler(HTTPException, problems.answer_http)
+    app.register_error_handler(Exception, problems.answer_bug)
+    return app
+
+
+def _caller(core: Core) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    who = core.tokens.who(token.strip()) if scheme.lower() == "bearer" else None
+    if who is None:
+        raise Unauthorized(
+            "no token, or one that this node does not know: send 'Authorization: Bearer TOKEN' (MILL_TOKEN)"
+        )
+    return who

@@ -1,0 +1,82 @@
+"""What the API needs of the node, as protocols; and who may ask. The daemon plugs the real ones in, tests bring fakes.
+
+No route touches anything else: `Core` is all that the API knows of the daemon.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import attrs
+
+from mill.logs.frames import LogChunk, LogRequest
+from mill.model import Draft, Duration, Image, NodeStatus, Record, SpawnRequest, Stats, Template
+from mill.tasks.filter import Filter
+
+
+class TaskService(Protocol):
+    """As `tasks.service.Tasks`."""
+
+    async def spawn(self, request: SpawnRequest, templates: Mapping[str, Draft]) -> Record: ...
+
+    async def get(self, task_id: str) -> Record: ...
+
+    async def wait(self, task_id: str, condition: str, timeout_s: float) -> Record: ...
+
+    def live(self, wanted: Filter) -> list[Record]: ...
+
+    async def page(self, wanted: Filter, after: tuple[float, str] | None, limit: int) -> list[Record]: ...
+
+    async def kill(self, task_id: str, by: str, *, signal: int | None, grace: Duration | None) -> Record: ...
+
+    def stats(self, task_id: str) -> Stats | None: ...
+
+
+class LogService(Protocol):
+    """As `logs.store.Logs`."""
+
+    def read(self, task_id: str, request: LogRequest) -> AsyncGenerator[LogChunk, None]: ...
+
+
+class ImageService(Protocol):
+    """As `containerd.images.Images`."""
+
+    async def load(self, archive: Path, *, name: str | None) -> list[Image]: ...
+
+    async def list(self) -> list[Image]: ...
+
+
+class TemplateService(Protocol):
+    """As `daemon.templates.Templates`."""
+
+    def all(self) -> Mapping[str, Template]: ...
+
+    def drafts(self) -> Mapping[str, Draft]: ...
+
+    async def put(self, template: Template) -> None:
+        """`Conflict` when the node's file defines that name."""
+
+    async def delete(self, name: str) -> None:
+        """`NotFound`, or `Conflict` as above."""
+
+
+class TokenCheck(Protocol):
+    """As `security.tokens.Tokens`."""
+
+    def who(self, token: str) -> str | None: ...
+
+
+@attrs.frozen
+class Core:
+    """The node, as its API sees it."""
+
+    tasks: TaskService
+    logs: LogService
+    images: ImageService
+    templates: TemplateService
+    tokens: TokenCheck
+    status: Callable[[], NodeStatus]
+    healthy: Callable[[], bool]
+    now: Callable[[], float]
+    uploads: Path
+    version: str

@@ -1,0 +1,33 @@
+"""``/v1/status``, ``/v1/openapi.json`` and ``/healthz``: the node itself."""
+
+from quart import Blueprint, Response
+
+from mill.api.answers import json_answer
+from mill.api.core import Core
+from mill.api.openapi import document
+from mill.api.request import Query
+
+
+def routes(core: Core) -> Blueprint:
+    """The routes, over *core*."""
+    found = Blueprint("node", __name__)
+    schema = document(core.version)
+
+    @found.get("/v1/status")
+    async def status() -> Response:
+        Query().done()
+        return json_answer(core.status())
+
+    @found.get("/v1/openapi.json")
+    async def openapi() -> Response:
+        Query().done()
+        return json_answer(schema)
+
+    @found.get("/healthz")
+    async def health() -> Response:
+        healthy = core.healthy()
+        return json_answer(
+            {"status": "ok" if healthy else "containerd does not answer"}, 200 if healthy else 503
+        )
+
+    return found

@@ -1,0 +1,213 @@
+"""The HTTP server: hypercorn's protocol on our own thin shell of its TCP server.
+
+Hypercorn's own shields its sends, so that a client which stops reading holds up a shutdown for ever, takes any number of
+connections, switches to HTTP/2 and WebSocket when asked, and lets what goes wrong with one connection end the process.
+Here a write has a deadline and can be cancelled, connections are capped and speak HTTP/1.1, one that fails ends alone, and
+dead peers are found by TCP keepalive. The daemon serves it; it knows an ASGI application and nothing of tasks.
+"""
+
+import errno
+import math
+import socket as stdlib_socket
+import sys
+from typing import Any
+
+import h11
+import structlog
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.events import Event, RawData, Updated
+from hypercorn.logging import Logger
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import parse_socket_addr
+
+from mill.config import API_CONNECTIONS, API_KEEP_ALIVE_S, API_WRITE_DEADLINE_S, parse_address
+from mill.errors import SetupError
+
+DRAIN_S = 1.0
+"""What requests under way may still take once milld leaves; followers are cut then and resume by their cursor."""
+BACKLOG = 512
+KEEPALIVE = (
+    (stdlib_socket.TCP_KEEPIDLE, 60),
+    (stdlib_socket.TCP_KEEPINTVL, 20),
+    (stdlib_socket.TCP_KEEPCNT, 3),
+)
+"""A peer that vanished without a word is noticed after two minutes."""
+LINGER_S = 0.5
+"""For a client to notice that its connection ends with the answer that it has got."""
+ACCEPT_RETRY_S = 0.1
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
+"""What a connection raises that somebody, the client or we, has ended."""
+
+log = structlog.get_logger()
+
+
+class _Log(Logger):
+    """Hypercorn's only word that is passed on: the application failed when its answer had begun."""
+
+    async def exception(self, message: str, *_: Any, **__: Any) -> None:  # noqa: ARG002 -- says no more than ours
+        log.error("internal error in the middle of an answer; it was cut off", exc_info=sys.exception())
+
+
+class _Http11(H11Protocol):
+    """HTTP/1.1 and nothing else: a wish to switch is passed over, as RFC 9110 (section 7.8) allows."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Hypercorn's would switch to HTTP/2 here."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        if any(name == b"upgrade" for name, _ in request.headers):
+            headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
+            request = h11.Request(
+                method=request.method,
+                headers=headers,
+                target=request.target,
+                http_version=request.http_version,
+            )
+        await super()._create_stream(request)
+
+
+class Connection(TCPServer):
+    """One connection. Writes end at their deadline, or when milld leaves; then so does everything of it."""
+
+    async def run(self) -> None:
+        socket = self.stream.socket
+        client = parse_socket_addr(socket.family, socket.getpeername())
+        server = parse_socket_addr(socket.family, socket.getsockname())
+        self._over = False
+        with trio.CancelScope() as self._scope:
+            async with TaskGroup() as group:
+                self._task_group = group
+                self.protocol = _Http11(  # type: ignore[assignment]  # as hypercorn's wrapper of it
+                    self.app,
+                    self.config,
+                    self.context,
+                    group,
+                    ConnectionState(self.state),
+                    False,  # no TLS
+                    client,
+                    server,
+                    self.protocol_send,
+                )
+                await self.idle_task.restart(group, self._idle_timeout)
+                await self._read_data()
+                self._scope.cancel()  # the client is gone; hypercorn would keep its place until it counts as idle
+        if self._over:
+            await self._linger()
+
+    async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, RawData):
+            await self._write(event.data)
+        elif isinstance(event, Updated):
+            with trio.CancelScope(
+                shield=True
+            ):  # the answer's own scope is cancelled at its end, which is now
+                await super().protocol_send(event)
+        else:  # the last answer is out
+            self._over = True
+            self._scope.cancel()
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            async with self.send_lock:
+                with trio.fail_after(API_WRITE_DEADLINE_S):
+                    await self.stream.send_all(data)
+        except (*_BROKEN, trio.TooSlowError):
+            self._scope.cancel()
+            await trio.aclose_forcefully(self.stream)
+
+    async def _linger(self) -> None:
+        """Take what a client still sends that has its answer: closed at once, the kernel would take the answer back."""
+        with trio.move_on_after(LINGER_S):
+            await self.stream.send_eof()
+            while await self.stream.receive_some(MAX_RECV):
+                pass
+
+
+def bind(listen: str) -> stdlib_socket.socket:
+    """The listening socket, or `SetupError` that says why not."""
+    host, port = parse_address(listen)
+    family = stdlib_socket.AF_INET6 if ":" in host else stdlib_socket.AF_INET
+    sock = stdlib_socket.socket(family, stdlib_socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise SetupError(
+                f"{listen} is in use: stop what listens there, or choose another with --listen"
+            ) from None
+        raise SetupError(f"cannot listen on {listen}: {error.strerror}") from None
+    sock.setblocking(False)
+    return sock
+
+
+async def serve(app: Any, sock: stdlib_socket.socket, *, task_status: trio.TaskStatus[None]) -> None:
+    """Answer on *sock* until cancelled, then let requests under way finish within `DRAIN_S`. Closes *sock*."""
+    context = WorkerContext(None)
+    config = _config()
+    room = trio.Semaphore(API_CONNECTIONS)
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+    open_scopes: set[trio.CancelScope] = set()
+    leave_at = math.inf
+
+    async def answer(stream: trio.SocketStream) -> None:
+        # Milld's leaving reaches it as a deadline.
+        with trio.CancelScope(shield=True, deadline=leave_at) as scope:
+            open_scopes.add(scope)
+            try:
+                await Connection(ASGIWrapper(app), config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
+            except* _BROKEN:
+                pass
+            except* Exception as errors:  # the top of one connection
+                log.exception("internal error on a connection; it was closed", exc_info=errors)
+            finally:
+                open_scopes.discard(scope)
+                room.release()
+                await trio.aclose_forcefully(stream)
+
+    async with trio.open_nursery() as connections:
+        try:
+            task_status.started()
+            while True:
+                await room.acquire()
+                connections.start_soon(answer, await _accept(listener))
+        finally:
+            listener.socket.close()
+            await context.terminated.set()
+            leave_at = trio.current_time() + DRAIN_S
+            for scope in open_scopes:
+                scope.deadline = leave_at
+
+
+def _config() -> HypercornConfig:
+    config = HypercornConfig()
+    config.keep_alive_timeout = API_KEEP_ALIVE_S
+    config.accesslog = config.errorlog = None
+    config.logger_class = _Log
+    config.include_server_header = False
+    return config
+
+
+async def _accept(listener: trio.SocketListener) -> trio.SocketStream:
+    """The next connection; out of descriptors or memory, wait until there are some again."""
+    while True:
+        try:
+            stream = await listener.accept()
+        except OSError as error:
+            if error.errno not in _OUT_OF_RESOURCES:
+                raise
+            await trio.sleep(ACCEPT_RETRY_S)
+        else:
+            stream.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_KEEPALIVE, 1)
+            for option, value in KEEPALIVE:
+                stream.setsockopt(stdlib_socket.IPPROTO_TCP, option, value)
+            return stream

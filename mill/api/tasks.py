@@ -1,0 +1,133 @@
+"""``/v1/tasks``: spawn, list, get and wait, kill, stats."""
+
+import base64
+import binascii
+import json
+
+from quart import Blueprint, Response
+
+from mill.api.answers import json_answer
+from mill.api.core import Core
+from mill.api.request import Query, caller, json_body
+from mill.checks import MOST_GRACE_S, parse_signal
+from mill.config import LONG_POLL_S, PAGE_LIMIT
+from mill.convert import to_json
+from mill.errors import Conflict, FieldError
+from mill.model import Duration, Record, SpawnRequest, Status
+from mill.tasks.filter import Filter
+
+CONDITIONS = ("running", "terminal")
+
+
+def routes(core: Core) -> Blueprint:
+    """The routes, over *core*."""
+    found = Blueprint("tasks", __name__)
+    _of_all(found, core)
+    _of_one(found, core)
+    return found
+
+
+def _of_all(found: Blueprint, core: Core) -> None:
+    @found.post("/v1/tasks/spawn")
+    async def spawn() -> Response:
+        Query().done()
+        record = await core.tasks.spawn(await json_body(SpawnRequest), core.templates.drafts())
+        said = {"id": record.id, "address": record.address, "node": record.node, "status": record.status}
+        answer = json_answer(said, 201)
+        answer.headers["Location"] = f"/v1/tasks/{record.id}"
+        return answer
+
+    @found.get("/v1/tasks")
+    async def listing() -> Response:
+        query = Query()
+        wanted, everything = _filter(query), query.flag("all")
+        with_usage = query.flag("usage")
+        limit = query.integer("limit", least=1, most=PAGE_LIMIT) or PAGE_LIMIT
+        after = _position(query.text("after"))
+        query.done()
+        if everything or any(Status(status).terminal for status in wanted.statuses):
+            records = await core.tasks.page(wanted, after, limit + 1)
+        else:
+            records = [
+                r for r in core.tasks.live(wanted) if after is None or (r.times.created, r.id) < after
+            ][: limit + 1]
+        rows = [_row(record, with_usage=with_usage) for record in records[:limit]]
+        return json_answer(
+            {"tasks": rows, "next": _next(records[limit - 1]) if len(records) > limit else None}
+        )
+
+
+def _of_one(found: Blueprint, core: Core) -> None:
+    @found.get("/v1/tasks/<task_id>")
+    async def get(task_id: str) -> Response:
+        query = Query()
+        condition, timeout_s = query.text("wait"), query.duration("timeout")
+        query.done()
+        if condition is None:
+            return json_answer(await core.tasks.get(task_id))
+        if condition not in CONDITIONS:
+            raise FieldError("wait", f"{condition!r} is none of {', '.join(CONDITIONS)}")
+        most_s = LONG_POLL_S if timeout_s is None else min(timeout_s, LONG_POLL_S)
+        return json_answer(await core.tasks.wait(task_id, condition, most_s))
+
+    @found.delete("/v1/tasks/<task_id>")
+    async def kill(task_id: str) -> Response:
+        query = Query()
+        grace, signal = query.duration("grace", most=MOST_GRACE_S), _signal(query.text("signal"))
+        query.done()
+        patience = None if grace is None else Duration(grace)
+        record = await core.tasks.kill(task_id, caller(), signal=signal, grace=patience)
+        return json_answer(record, 200 if record.status.terminal else 202)
+
+    @found.get("/v1/tasks/<task_id>/stats")
+    async def stats(task_id: str) -> Response:
+        Query().done()
+        figures = core.tasks.stats(task_id)
+        if figures is None:
+            record = await core.tasks.get(task_id)
+            raise Conflict(f"{task_id} is {record.status}: only a running task has figures")
+        return json_answer(figures)
+
+
+def _row(record: Record, *, with_usage: bool) -> dict[str, object]:
+    row: dict[str, object] = to_json(record)
+    if not with_usage:
+        row["usage"] = None
+    return row
+
+
+def _signal(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return parse_signal(text)
+    except ValueError as error:
+        raise FieldError("signal", str(error)) from None
+
+
+def _filter(query: Query) -> Filter:
+    statuses = tuple(part for text in query.texts("status") for part in text.split(","))
+    for status in statuses:
+        if status not in {*Status}:
+            raise FieldError("status", f"{status!r} is none of {', '.join(Status)}")
+    labels = []
+    for text in query.texts("label"):
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise FieldError("label", f"{text!r} is not KEY=VALUE")
+        labels.append((key, value))
+    return Filter(statuses, tuple(labels), query.text("node"), query.text("template"))
+
+
+def _next(last: Record) -> str:
+    return base64.urlsafe_b64encode(json.dumps([last.times.created, last.id]).encode()).decode().rstrip("=")
+
+
+def _position(text: str | None) -> tuple[float, str] | None:
+    if text is None:
+        return None
+    try:
+        created, task_id = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        return float(created), str(task_id)
+    except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error):
+        raise FieldError("after", "is not what an earlier page gave as next") from None
