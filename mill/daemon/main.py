@@ -1,0 +1,172 @@
+"""``milld``: options, the data directory's lock, logging, signals; then one node until SIGTERM.
+
+Whatever keeps it from starting is one line on stderr and exit code 2.
+"""
+
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+import structlog
+import trio
+
+from mill import __version__
+from mill.config import OPTIONS, SHUTDOWN_S, Config, load
+from mill.daemon import datadir
+from mill.daemon.node import Ready, serve_node
+from mill.errors import SetupError
+
+BAD_SETUP = 2
+SPARE_S = 0.7
+"""Between the end of every polite deadline and the process' own: together below the 5 s that are promised."""
+
+log = structlog.get_logger()
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Every option of `config.OPTIONS` as a flag."""
+    for name, (_, text) in reversed(list(OPTIONS.items())):
+        command = click.option(f"--{name.replace('_', '-')}", name, help=f"{text}  [MILL_{name.upper()}]")(
+            command
+        )
+    return command
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@_options
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    envvar="MILL_CONFIG",
+    help="a TOML file with these options",
+)
+@click.version_option(__version__, prog_name="milld")
+def milld(config_file: Path | None, **flags: str | None) -> None:
+    """Run Mill's daemon on this node until SIGTERM. Containers are left running: the next milld goes on with them."""
+    _set_up_logging()
+    try:
+        config = load(flags, os.environ, config_file)
+        _check_root()
+        with datadir.claimed(config.data_dir):
+            _raise_open_files()
+            trio.run(_run, config)
+    except* SetupError as errors:
+        click.echo(f"milld: {_first(errors)}", err=True)
+        sys.exit(BAD_SETUP)
+    except* Exception as errors:  # the top supervisor of the process
+        log.critical("internal error; tasks run on", exc_info=errors)
+        sys.exit(1)
+
+
+def _check_root() -> None:
+    if os.geteuid() != 0:
+        raise SetupError("must run as root: it makes cgroups, mounts and containers")
+
+
+async def _run(config: Config) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_wait_signal, signals, stop)
+            ready: Ready = await nursery.start(partial(_serve, config, stop.wait, nursery.cancel_scope))
+            gc.collect()
+            gc.freeze()  # what lives as long as milld need not be looked at again: a full collection takes 15 ms
+            click.echo(f"milld ready: node={ready.node} api={ready.api} containerd={ready.containerd}")
+            sys.stdout.flush()
+            _notify("READY=1")
+
+
+async def _serve(
+    config: Config,
+    stopped: Callable[[], Awaitable[None]],
+    scope: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[Ready],
+) -> None:
+    await serve_node(config, stopped, task_status=task_status)
+    scope.cancel()
+
+
+async def _wait_signal(signals: Any, stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
+    """The first signal asks for the end; the process' own deadline starts with it."""
+    task_status.started()
+    async for number in signals:
+        if not stop.is_set():
+            log.info("stopping; tasks run on", signal=signal.Signals(number).name)
+            _notify("STOPPING=1")
+            signal.signal(signal.SIGALRM, _give_up)
+            signal.setitimer(signal.ITIMER_REAL, SHUTDOWN_S + SPARE_S)
+        stop.set()
+
+
+def _give_up(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -- the signal module's form
+    """Something hangs. Nothing is lost by ending here: every state is committed, every container has its shim."""
+    os.write(2, b"milld: something did not stop in time; leaving it\n")
+    os._exit(0)
+
+
+def _set_up_logging() -> None:
+    """Structured lines on stderr: for people at a terminal, JSON otherwise."""
+    terminal = sys.stderr.isatty()
+    last: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if terminal else [structlog.processors.dict_tracebacks]),
+            last,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(20),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _raise_open_files() -> None:
+    """Up to the hard limit, which needs no privilege: a running task keeps some descriptors open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _notify(state: str) -> None:
+    """sd_notify(3), if systemd started us."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if path:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            try:
+                sock.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
+            except OSError as error:
+                log.warning("systemd could not be told", state=state, why=error.strerror)
+
+
+def _first(errors: BaseExceptionGroup[SetupError]) -> BaseException:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        sys.exit(milld.main(prog_name="milld", standalone_mode=False))
+    except click.ClickException as error:
+        click.echo(f"milld: {error.format_message().removesuffix('.')} (see milld --help)", err=True)
+        sys.exit(BAD_SETUP)
+    except click.Abort:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""One node: every component wired to the others, in one tree of nurseries whose nesting is the order of shutdown.
+
+The only module that knows all packages. A component is a `serve` function; it is started once what it needs is there, and
+cancelled after all that need it.
+"""
+
+import os
+import platform
+import random
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from socket import socket as Socket  # noqa: N812 -- a class
+from typing import Any
+
+import attrs
+import trio
+
+from mill import __version__
+from mill.api import app as api_app
+from mill.api import server as api_server
+from mill.api.core import Core
+from mill.config import STARTS_PER_CORE, Config
+from mill.containerd import embedded, images, runtime, session
+from mill.containerd import host as containerd_host
+from mill.containerd.cgroups import Cgroups
+from mill.containerd.images import Images
+from mill.containerd.running import Running
+from mill.containerd.runtime import Runtime
+from mill.containerd.session import Session
+from mill.daemon import datadir, host
+from mill.daemon.clock import SystemClock
+from mill.daemon.templates import Templates
+from mill.logs import store as log_store
+from mill.logs.store import Logs
+from mill.model import NodeStatus, Time
+from mill.security.tokens import ADMIN, Tokens, hash_of, read_or_make
+from mill.store import Store
+from mill.store import serve as serve_store
+from mill.tasks import service as task_service
+from mill.tasks.lifecycle import World
+from mill.tasks.service import Identity, Tasks
+
+AUTO = "auto"
+EMBEDDED = "embedded"
+DOCKER_CONFIG = ".docker/config.json"
+"""Below root's home, where `docker login` leaves credentials."""
+
+
+@attrs.frozen
+class Ready:
+    """What a node that is ready has to say."""
+
+    node: str
+    api: str
+    containerd: str
+
+
+@asynccontextmanager
+async def running(serve: Callable[..., Awaitable[None]], *args: Any, **options: Any) -> AsyncIterator[Any]:
+    """The handle of a component that runs for the length of the block; it is gone when the block is left."""
+    async with trio.open_nursery() as nursery:
+        yield await nursery.start(partial(serve, *args, **options))
+        nursery.cancel_scope.cancel()
+
+
+async def serve_node(
+    config: Config, shutdown: Callable[[], Awaitable[object]], *, task_status: trio.TaskStatus[Ready]
+) -> None:
+    """One node until *shutdown* returns; containers run on. `SetupError` when it cannot start."""
+    clock = SystemClock.read()
+    async with AsyncExitStack() as layers:  # each layer is closed before the ones above it
+
+        async def layer(serve: Callable[..., Awaitable[None]], *args: Any, **options: Any) -> Any:
+            return await layers.enter_async_context(running(serve, *args, **options))
+
+        sock = layers.enter_context(api_server.bind(config.listen))
+        socket = await _containerd_socket(config, layer)
+        containerd: Session = await layer(session.serve, socket)
+        store: Store = await layer(serve_store, config.data_dir / "mill.db")
+        logs: Logs = await layer(log_store.serve, config.data_dir, clock.now)
+        node_id = datadir.node_id(config.data_dir)
+        pulled: Images = await layer(
+            images.serve,
+            containerd,
+            node_id=node_id,
+            now=clock.now,
+            registries=config.registries,
+            docker_config=config.docker_config or Path.home() / DOCKER_CONFIG,
+        )
+        engine: Runtime = await layer(runtime.serve, _runtime(config, containerd, pulled, clock, node_id))
+        me = Identity(node_id, engine.node_name, engine.ip, config.allow_mounts)
+        world = World(engine, logs, clock, trio.CapacityLimiter(_starts_at_once()))
+        capacity = host.capacity_of(config)
+        tasks: Tasks = await layer(task_service.serve, me, capacity, store, world, random.SystemRandom())
+        templates = await Templates.load(store, config.templates)
+        core = _core(config, tasks, logs, engine, templates, clock)
+        await layer(api_server.serve, api_app.make_app(core), sock)
+        address = _address(sock)
+        datadir.publish_api(config.data_dir, address)
+        task_status.started(Ready(engine.node_name, address, socket))
+        await shutdown()
+
+
+async def _containerd_socket(config: Config, layer: Callable[..., Awaitable[Any]]) -> str:
+    """The socket to talk to; our own containerd is started if there is to be one."""
+    found: str | None = config.containerd
+    if config.containerd == AUTO:
+        found = await embedded.find_system_socket()
+    if found in {None, EMBEDDED}:
+        found = await layer(embedded.serve, config.data_dir)
+    return str(found)
+
+
+def _runtime(
+    config: Config, containerd: Session, pulled: Images, clock: SystemClock, node_id: str
+) -> Runtime:
+    cgroups = Cgroups.detect()
+    return Runtime(
+        session=containerd,
+        images=pulled,
+        clock=clock,
+        node_id=node_id,
+        node_name=host.name_of(config),
+        data_dir=config.data_dir,
+        runtime=config.runtime,
+        ip=host.address_of(config),
+        cgroups=cgroups,
+        allow_mounts=config.allow_mounts,
+        host=containerd_host.describe(platform.machine(), cgroups),
+        running=Running(clock),
+    )
+
+
+def _core(
+    config: Config, tasks: Tasks, logs: Logs, engine: Runtime, templates: Templates, clock: SystemClock
+) -> Core:
+    """What the API is given of the node."""
+    return Core(
+        tasks=tasks,
+        logs=logs,
+        images=engine.images,
+        templates=templates,
+        tokens=Tokens({ADMIN: hash_of(read_or_make(config.data_dir / datadir.TOKEN_NAME))}),
+        status=partial(_status, tasks, engine, clock.now()),
+        healthy=lambda: engine.session.connected,
+        now=clock.now,
+        uploads=_uploads(config.data_dir),
+        version=__version__,
+    )
+
+
+def _uploads(data_dir: Path) -> Path:
+    """Where archives go that are being uploaded, without those whose upload a crash has cut off."""
+    folder = data_dir / "uploads"
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def _starts_at_once() -> int:
+    return STARTS_PER_CORE * len(os.sched_getaffinity(0))
+
+
+def _status(tasks: Tasks, engine: Runtime, started: Time) -> NodeStatus:
+    return NodeStatus(
+        node=engine.node_name,
+        node_id=engine.node_id,
+        version=__version__,
+        containerd=engine.session.features.version,
+        runtime_ok=engine.session.connected,
+        capacity=tasks.ledger.capacity,
+        reserved=tasks.ledger.reserved,
+        tasks=Counter(str(live.record.status) for live in tasks.table),
+        started=started,
+    )
+
+
+def _address(sock: Socket) -> str:
+    """The URL that `mill` on this host reaches the API by."""
+    name, port = sock.getsockname()[:2]
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(name, f"[{name}]" if ":" in name else name)
+    return f"http://{reachable}:{port}"

@@ -1,0 +1,156 @@
+"""How fast a spawn is: to `running` beside the same containerd calls made raw, to its 201 beside a bare quart-trio POST.
+
+Both pairs are measured in one run, interleaved, on one idle node (``--cpu 64 --memory 64G``, admission unweakened); what
+cleans up is over before the next measurement begins. The bounds are the design's (section 9).
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import httpx
+
+from tests.bench.raw import Raw
+from tests.node import ROOT, Node, free_port
+
+RUNNING_BOUND = 1.15
+ANSWER_BOUND = 5.0
+ANSWER_P99_BOUND = 15.0
+WARM_UP = 5
+SLEEPER = {"image": "busybox", "args": ["sleep", "1000"], "cpu": 1, "memory": "64M", "grace": 0}
+QUICK = {"image": "busybox", "args": ["true"], "cpu": 1, "memory": "64M", "name": "quick"}
+
+
+@attrs.frozen
+class Pair:
+    """Seconds of the two sides of one comparison."""
+
+    ours: Sequence[float]
+    theirs: Sequence[float]
+
+    def ratio(self, part: float = 0.5) -> float:
+        return at(self.ours, part) / at(self.theirs, part)
+
+
+def at(values: Sequence[float], part: float) -> float:
+    """The median for 0.5, else the value below which *part* of them lie."""
+    if part == 0.5:
+        return statistics.median(values)
+    return sorted(values)[min(len(values) - 1, int(len(values) * part))]
+
+
+@contextmanager
+def bench_node() -> Iterator[Node]:
+    node = Node(name="bench", options={"cpu": "64", "memory": "64G"})
+    try:
+        yield node.start().load_busybox()
+        node.stop()
+    finally:
+        node.destroy()
+
+
+@contextmanager
+def bare_server() -> Iterator[str]:
+    port = free_port()
+    command = [sys.executable, "-m", "tests.bench.bare", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def spawn(http: httpx.Client, body: dict[str, Any]) -> str:
+    answer = http.post("/v1/tasks/spawn", json=body)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+def wait(http: httpx.Client, id_: str, status: str) -> dict[str, Any]:
+    record: dict[str, Any] = http.get(f"/v1/tasks/{id_}", params={"wait": status, "timeout": "30"}).json()
+    return record
+
+
+def to_running(http: httpx.Client, raw: Raw, rounds: int) -> Pair:
+    """POST until a waiting GET answers `running`, and the raw calls, by turns."""
+    ours, theirs = [], []
+    for number in range(rounds + WARM_UP):
+        began = time.perf_counter()
+        id_ = spawn(http, SLEEPER)
+        record = wait(http, id_, "running")
+        ours.append(time.perf_counter() - began)
+        assert record["status"] == "running", record
+        http.delete(f"/v1/tasks/{id_}", params={"grace": "0"})
+        wait(http, id_, "terminal")
+        raw.wait_gone(id_)
+        theirs.append(raw.start(f"raw-{number}"))
+        raw.remove(f"raw-{number}")
+    return Pair(ours[WARM_UP:], theirs[WARM_UP:])
+
+
+def to_answer(http: httpx.Client, raw: Raw, bare: httpx.Client, rounds: int) -> Pair:
+    """POST until its 201, and the bare server's, by turns; each task has ended and is gone before the next turn."""
+    ours, theirs = [], []
+    for _ in range(rounds + WARM_UP):
+        began = time.perf_counter()
+        id_ = spawn(http, QUICK)
+        ours.append(time.perf_counter() - began)
+        assert wait(http, id_, "terminal")["reason"] == "exit"
+        raw.wait_gone(id_)
+        began = time.perf_counter()
+        spawn(bare, QUICK)
+        theirs.append(time.perf_counter() - began)
+    return Pair(ours[WARM_UP:], theirs[WARM_UP:])
+
+
+def measure(rounds: int) -> tuple[Pair, Pair]:
+    with bench_node() as node, bare_server() as bare_address:
+        headers = {"authorization": f"Bearer {node.token}"}
+        with (
+            httpx.Client(base_url=node.address, headers=headers, timeout=60) as http,
+            httpx.Client(base_url=bare_address, timeout=60) as bare,
+        ):
+            model = spawn(http, SLEEPER)
+            wait(http, model, "running")
+            raw = Raw(node.socket, model, node.home / "raw")
+            try:
+                return to_running(http, raw, rounds), to_answer(http, raw, bare, 2 * rounds)
+            finally:
+                raw.close()
+
+
+def row(what: str, values: Sequence[float]) -> str:
+    return f"  {what:<38}{at(values, 0.5) * 1000:9.2f}{at(values, 0.9) * 1000:9.2f}{at(values, 0.99) * 1000:9.2f}"
+
+
+def verdict(what: str, ratio: float, bound: float) -> str:
+    return f"  {what:<38}{ratio:9.2f}   bound {bound:g}: {'held' if ratio <= bound else 'NOT HELD'}"
+
+
+def main(rounds: int) -> bool:
+    """Print the table; whether every bound holds."""
+    running, answer = measure(rounds)
+    load = os.getloadavg()[0]
+    print(
+        f"spawn, cached image, idle node; {rounds} rounds interleaved, {os.cpu_count()} cores, load {load:.1f}"
+    )
+    print(f"  {'milliseconds':<38}{'median':>9}{'p90':>9}{'p99':>9}")
+    print(row("POST to running, milld", running.ours))
+    print(row("the same containerd calls, raw", running.theirs))
+    print(row("POST to 201, milld", answer.ours))
+    print(row("POST to 201, bare quart-trio", answer.theirs))
+    bounds = [
+        ("to running: median / raw median", running.ratio(), RUNNING_BOUND),
+        ("to 201: median / bare median", answer.ratio(), ANSWER_BOUND),
+        ("to 201: p99 / bare p99", answer.ratio(0.99), ANSWER_P99_BOUND),
+    ]
+    print("\n".join(verdict(*bound) for bound in bounds))
+    return all(ratio <= bound for _, ratio, bound in bounds)
