@@ -91,15 +91,20 @@ class TaskContainer:
 
     async def delete(self) -> None:
         """Out of containerd, killed if need be. What a lost shim leaves is containerd's to clean."""
-        await delete_task(self._session, self.id)
+        await delete_task(self._session, self.id, ended=self.exit is not None)
         self._forget(self.id)
         self.meter.close()  # of one that was adopted when it had ended, nobody else knows
 
 
-async def delete_task(session: Session, task_id: str) -> None:
-    """Tasks.Delete, with SIGKILL first where it still runs; no task is success."""
+async def delete_task(session: Session, task_id: str, *, ended: bool) -> None:
+    """Tasks.Delete, with SIGKILL first unless it has *ended*; no task is success.
+
+    A task that was created and never started could be deleted as it is, but containerd then takes two seconds.
+    """
     request = tasks_pb2.DeleteTaskRequest(container_id=task_id)
     with trio.move_on_after(KILL_TIMEOUT_S):
+        if not ended:
+            await _kill_all(session, task_id)
         while True:
             try:
                 await patiently(session, lambda: session.call(rpcs.TASKS_DELETE, request))

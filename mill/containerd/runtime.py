@@ -34,7 +34,7 @@ from mill.containerd.rootfs import read_accounts, unmount
 from mill.containerd.running import Running
 from mill.containerd.session import Session
 from mill.containerd.spec import CPU_PERIOD_US, Host, build, cpu_quota_us, environment
-from mill.containerd.together import together
+from mill.containerd.together import finishing, together
 from mill.convert import to_json
 from mill.errors import Interrupted
 from mill.model import Network, PullProgress, Spec, Stats, Task, Time, Usage
@@ -47,6 +47,8 @@ SIGTERM = 15
 SHIM_SOCKETS = Path("/run/containerd/s")
 """Where containerd's shims listen; the name is a hash of containerd's socket, the namespace and the id."""
 _PREFIX = "/mill"
+CREATE_PATIENCE_S = 1.0
+"""For a creation that nobody wants any more; it takes 0.05 s, and containerd takes 2 s to undo half of one."""
 _ACCOUNTS_KEPT = 256
 """Images whose accounts are remembered; each is a few kB."""
 
@@ -101,7 +103,9 @@ class Runtime:
         """A created container, made anew as often as containerd goes away meanwhile: nothing of the user's has run."""
         while True:
             try:
-                return await self._try_create(task, image, open_pipes)
+                return await finishing(
+                    partial(self._try_create, task, image, open_pipes), within_s=CREATE_PATIENCE_S
+                )
             except (RpcUnavailable, RpcTimeout):
                 await self.clean_up(task.record.id)
             except RpcError as fault:
@@ -274,7 +278,7 @@ class Runtime:
         """Kill, task, container, snapshot, cgroup, files: in this order, and nothing there is success at each."""
         self._running.forget(task_id)
         session = self.session
-        await delete_task(session, task_id)
+        await delete_task(session, task_id, ended=False)
         container = containers_pb2.DeleteContainerRequest(id=task_id)
         snapshot = snapshots_pb2.RemoveSnapshotRequest(snapshotter=session.features.snapshotter, key=task_id)
         for removed in (

@@ -54,6 +54,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 def milld(config_file: Path | None, **flags: str | None) -> None:
     """Run Mill's daemon on this node until SIGTERM. Containers are left running: the next milld goes on with them."""
     _set_up_logging()
+    code = 0
     try:
         config = load(flags, os.environ, config_file)
         _check_root()
@@ -62,10 +63,12 @@ def milld(config_file: Path | None, **flags: str | None) -> None:
             trio.run(_run, config)
     except* SetupError as errors:
         click.echo(f"milld: {_first(errors)}", err=True)
-        sys.exit(BAD_SETUP)
+        code = BAD_SETUP
     except* Exception as errors:  # the top supervisor of the process
         log.critical("internal error; tasks run on", exc_info=errors)
-        sys.exit(1)
+        code = 1
+    if code:
+        sys.exit(code)  # not within `except*`, which would wrap it
 
 
 def _check_root() -> None:

@@ -187,10 +187,11 @@ async def test_an_image_that_is_not_here_is_not_found(lab: Lab, node: Runtime) -
 async def test_without_containerd_a_spawn_is_told_so_in_time(
     lab: Lab, node: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime_module, "CONNECT_PATIENCE_S", 0.05)
-    monkeypatch.setattr(node.session, "_up", trio.Event())
-    with trio.fail_after(5), pytest.raises(RpcUnavailable, match="nothing answers on /tmp/"):
-        await node.find_image(lab.task().record.spec)
+    with monkeypatch.context() as away:
+        away.setattr(runtime_module, "CONNECT_PATIENCE_S", 0.05)
+        away.setattr(node.session, "_up", trio.Event())
+        with trio.fail_after(5), pytest.raises(RpcUnavailable, match="nothing answers on /tmp/"):
+            await node.find_image(lab.task().record.spec)
 
 
 # -- adoption -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import httpx
 import pytest
@@ -11,7 +12,7 @@ from mill.model import Reason, Record, Status
 from tests import leaks
 from tests import registry as real
 from tests.images import busybox_image, push
-from tests.node import Node, free_port
+from tests.node import MakeNode, Node, free_port
 from tests.scenarios.acts import SMALL, end_of, pid_one, run, running, shim_of, spawn, until_printed
 from tests.scenarios.bad_registry import BadRegistry
 
@@ -186,6 +187,18 @@ async def test_what_cannot_start_is_a_start_error(
     assert told in record.message
     assert record.exit_code is None
     assert record.times.started is None
+    check_times(record)
+
+
+async def test_a_runtime_that_fails_is_a_start_error_of_runtime(make_node: MakeNode, tmp_path: Path) -> None:
+    runtime = tmp_path / "runtime"
+    runtime.write_text('#!/bin/sh\ncase "$*" in *" create "*) exit 1 ;; esac\nexec runc "$@"\n')
+    runtime.chmod(0o755)
+    node = make_node(name="luckless", options={"cpu": "4", "memory": "4G", "runtime": str(runtime)})
+    async with Client(node.address, node.token) as client:
+        record = await run(client, "true")
+    assert (record.status, record.reason, record.detail) == (Status.FAILED, Reason.START_ERROR, "runtime")
+    assert "exit status 1" in (record.message or "")
     check_times(record)
 
 
