@@ -86,7 +86,12 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Ends the process, as click's own does when it stands alone."""
-        sys.exit(self._guarded(*args, **{"prog_name": "mill", **extra, "standalone_mode": False}))
+        code = self._guarded(*args, **{"prog_name": "mill", **extra, "standalone_mode": False})
+        try:
+            sys.stdout.flush()
+        except OSError:  # told already; the interpreter would try again and change the exit code
+            _silence(sys.stdout)
+        sys.exit(code)
 
     def _guarded(self, *args: Any, **extra: Any) -> int:
         """The exit code, with at most one line on stderr and never a traceback (but with MILL_DEBUG=1)."""
@@ -107,7 +112,7 @@ class Commands(click.Group):
 
 
 def _silence(stream: TextIO) -> None:
-    """The interpreter flushes at its exit: let that go nowhere, the reader has left."""
+    """The interpreter flushes at its exit: let that go nowhere, where the reader has left or the disk is full."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except OSError as error:
