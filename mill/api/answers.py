@@ -11,3 +11,11 @@ from mill.convert import to_json
 def json_answer(value: Any, status: int = 200) -> Response:
     """*value*, of the model or plain data, as JSON in UTF-8."""
     return Response(json.dumps(to_json(value)), status=status, content_type="application/json")
+
+
+def nothing() -> Response:
+    """204: done, and nothing to say (RFC 9110: without a Content-Length)."""
+    answer = Response(b"", status=204)
+    for name in ("Content-Length", "Content-Type"):
+        answer.headers.pop(name, None)
+    return answer

@@ -2,7 +2,7 @@
 
 from quart import Blueprint, Response
 
-from mill.api.answers import json_answer
+from mill.api.answers import json_answer, nothing
 from mill.api.core import Core
 from mill.api.request import Query, json_body
 from mill.checks import is_label
@@ -47,6 +47,6 @@ def routes(core: Core) -> Blueprint:
     async def delete(name: str) -> Response:
         Query().done()
         await core.templates.delete(name)
-        return Response(status=204)
+        return nothing()
 
     return found

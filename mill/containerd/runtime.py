@@ -49,6 +49,8 @@ SHIM_SOCKETS = Path("/run/containerd/s")
 _PREFIX = "/mill"
 CREATE_PATIENCE_S = 1.0
 """For a creation that nobody wants any more; it takes 0.05 s, and containerd takes 2 s to undo half of one."""
+FRESH_S = 1.0
+"""How long an image that was seen counts as present. One that is removed in that second makes a start error."""
 _ACCOUNTS_KEPT = 256
 """Images whose accounts are remembered; each is a few kB."""
 
@@ -72,10 +74,21 @@ class Runtime:
     _host: Host
     _running: Running
     _accounts: dict[str, users.Accounts] = attrs.field(factory=dict)
+    _found: dict[str, tuple[float, LocalImage]] = attrs.field(factory=dict)
+    _deleted: set[str] = attrs.field(factory=set)
+    """Tasks that containerd has deleted and that are not cleaned up yet."""
 
     async def find_image(self, spec: Spec) -> LocalImage | None:
+        """Asked of containerd, unless it was there a moment ago: of twenty spawns at once, one asks."""
         await self._require_connection()
-        return await self.images.find(spec.image)
+        now = self.clock.boottime()
+        at, image = self._found.get(spec.image, (-FRESH_S, None))
+        if image is None or now - at >= FRESH_S:
+            image = await self.images.find(spec.image)
+            self._found = {ref: seen for ref, seen in self._found.items() if now - seen[0] < FRESH_S}
+            if image is not None:
+                self._found[spec.image] = (now, image)
+        return image
 
     async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None]) -> LocalImage:
         """The image; one that is there already is found without the network unless the policy says otherwise."""
@@ -227,9 +240,7 @@ class Runtime:
         meter = self.cgroups.meter(self._cgroup(task_id))
         meter.keep()
         ip = self.ip if spec.network is Network.HOST else None
-        container = TaskContainer(
-            task_id, started, stop_signal, meter, self.session, self._running.forget, ip
-        )
+        container = TaskContainer(task_id, started, stop_signal, meter, self.session, self._has_deleted, ip)
         if pid:
             self._running.add(container, spec.memory)
         return container
@@ -274,11 +285,16 @@ class Runtime:
         ran_s = self.clock.boottime() - int(fields[19]) / os.sysconf("SC_CLK_TCK")  # proc(5): starttime
         return Time(self.clock.now() - max(0.0, ran_s))
 
+    def _has_deleted(self, task_id: str) -> None:
+        self._running.forget(task_id)
+        self._deleted.add(task_id)
+
     async def clean_up(self, task_id: str) -> None:
         """Kill, task, container, snapshot, cgroup, files: in this order, and nothing there is success at each."""
         self._running.forget(task_id)
         session = self.session
-        await delete_task(session, task_id, ended=False)
+        if task_id not in self._deleted:
+            await delete_task(session, task_id, ended=False)
         container = containers_pb2.DeleteContainerRequest(id=task_id)
         snapshot = snapshots_pb2.RemoveSnapshotRequest(snapshotter=session.features.snapshotter, key=task_id)
         for removed in (
@@ -292,6 +308,7 @@ class Runtime:
             except RpcError as fault:  # the next start's sweep tries again
                 log.warning("containerd keeps what should be gone", task=task_id, why=fault.message)
         await trio.to_thread.run_sync(self._remove_files, task_id)
+        self._deleted.discard(task_id)
 
     def _remove_files(self, task_id: str) -> None:
         self.cgroups.remove(self._cgroup(task_id))

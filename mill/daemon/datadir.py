@@ -5,7 +5,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mill.errors import SetupError
@@ -29,9 +29,10 @@ def claimed(path: Path) -> Iterator[None]:
         _write_pid(descriptor, path)
         yield
     finally:
-        if not there and [file.name for file in path.iterdir()] == [LOCK_NAME]:
-            (path / LOCK_NAME).unlink()
-            path.rmdir()
+        with suppress(OSError):  # somebody else is about to use it
+            if not there and [file.name for file in path.iterdir()] == [LOCK_NAME]:
+                (path / LOCK_NAME).unlink()
+                path.rmdir()
         os.close(descriptor)
 
 

@@ -18,6 +18,8 @@ from typing import Any
 import click
 import structlog
 import trio
+from structlog.processors import ExceptionRenderer
+from structlog.tracebacks import ExceptionDictTransformer
 
 from mill import __version__
 from mill.config import OPTIONS, SHUTDOWN_S, Config, load
@@ -119,14 +121,19 @@ def _give_up(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -- t
 
 
 def _set_up_logging() -> None:
-    """Structured lines on stderr: for people at a terminal, JSON otherwise."""
+    """Structured lines on stderr: for people at a terminal, JSON otherwise.
+
+    An exception's traceback never shows local variables: they may hold a token, or what a task has in its environment.
+    """
     terminal = sys.stderr.isatty()
-    last: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    plain = ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
+    last: Any = console if terminal else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if terminal else [structlog.processors.dict_tracebacks]),
+            *([] if terminal else [plain]),
             last,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(20),

@@ -4,6 +4,7 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from mill.errors import Conflict
 from mill.model import Draft, Size, Template
@@ -22,8 +23,11 @@ async def test_a_template_is_made_shown_changed_and_removed(api: httpx.AsyncClie
     assert (shown["name"], shown["source"], shown["draft"]["memory"]) == ("agent", "api", 1024**3)
     await api.put("/v1/templates/agent", json={"image": "other"})
     assert fake.templates.kept["agent"].draft == Draft(image="other")
-    removed = await api.delete("/v1/templates/agent")
-    assert (removed.status_code, removed.content) == (204, b"")
+    with capture_logs() as logged:
+        removed = await api.delete("/v1/templates/agent")
+        assert (removed.status_code, removed.content) == (204, b"")
+        assert (await api.get("/v1/templates/agent")).status_code == 404  # on the same connection
+    assert logged == []
     assert fake.templates.kept == {}
 
 
