@@ -1,5 +1,6 @@
 """Nodes for every test: one shared by the cheap ones, fresh ones for those that crash, restart or fill theirs."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,6 +18,8 @@ settings.load_profile("mill")
 def pytest_configure(config: pytest.Config) -> None:
     # httpx nests async generators; leaving a stream early closes the connection, but not each of them, of which trio warns.
     config.addinivalue_line("filterwarnings", "ignore:Async generator 'http:ResourceWarning")
+    # As on a user's machine: unbuffered output would hide what a late flush does.
+    os.environ.pop("PYTHONUNBUFFERED", None)
     # A shell that starts us in the background ignores SIGINT for us and all our children; tests of Ctrl-C need it back.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

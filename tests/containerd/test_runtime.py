@@ -133,7 +133,9 @@ async def test_a_running_task_has_figures(lab: Lab, node: Runtime, nursery: trio
     assert 0 < stats.memory < stats.memory_limit
     assert stats.cpu_seconds > 0
     assert stats.pids >= 1
-    assert node.usage()[container.id].cpu < 1.2  # its limit, and what a period more or less makes where the machine stood still
+    assert (
+        node.usage()[container.id].cpu < 1.2
+    )  # its limit, and what a period more or less makes where the machine stood still
     await container.kill(SIGKILL)
     await container.wait()
     await container.delete()
