@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 
 import click
 
@@ -39,8 +40,9 @@ def leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def say(text: str) -> None:
     """One line of ours on stderr, quietly lost where nobody reads it."""
-    try:
+    with suppress(OSError):  # what it is about may be the output itself
         sys.stdout.flush()
+    try:
         sys.stderr.write(f"mill: {one_line(text)}\n")
         sys.stderr.flush()
     except BrokenPipeError:

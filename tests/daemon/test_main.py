@@ -17,7 +17,7 @@ from mill.daemon.datadir import claimed
 ROOT = Path(mill.__file__).parent.parent
 ENVIRON = {
     **{key: value for key, value in os.environ.items() if not key.startswith("MILL_")},
-    "PYTHONPATH": str(ROOT),
+    "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
 }
 MILLD = [sys.executable, "-m", "mill.daemon.main"]
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="milld is root's")
@@ -154,6 +154,7 @@ def test_what_listens_and_never_answers(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "s"))
         server.listen()
+        server.settimeout(20)
         waiting, stopped = [
             subprocess.Popen(
                 [*MILLD, *command(tmp_path / name, f"--containerd={tmp_path / 's'}")],

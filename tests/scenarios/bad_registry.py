@@ -3,6 +3,7 @@
 For the scenarios of failing and interrupted pulls; real pulls are tested against the real one in `tests/registry.py`.
 """
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +19,8 @@ STALLS_FROM_BYTES = 64 * 1024
 
 
 def large_busybox() -> OciImage:
-    """Of several mebibytes, so that half of it is more than what a puller sends on in one piece."""
-    return OciImage([*busybox_image().layers, large_layer(8 * 2**20)], busybox_image().config)
+    """Of several mebibytes, so that half of it is more than what a puller sends on in one piece; no two have the same layer."""
+    return OciImage([*busybox_image().layers, large_layer(8 * 2**20, os.urandom(8))], busybox_image().config)
 
 
 @attrs.define

@@ -1,6 +1,7 @@
 """The quickstart as a newcomer runs it: it ends 0, shows what it promises, and leaves no trace, also when it is interrupted."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -18,18 +19,16 @@ FIRST_RUN_S = 300.0
 
 
 def traces() -> set[str]:
-    """Processes, mounts, control groups, network namespaces and folders that may be a quickstart's."""
+    """Processes, mounts, network namespaces and folders that may be a quickstart's."""
     site = leaks.Site(Path("/tmp") / PREFIX, Path("/none"), "mill/none")
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if PREFIX in line]
-    groups = [str(path) for path in leaks.CGROUPS.glob("**/mill/*") if path.is_dir()]
     folders = [str(path) for path in Path("/tmp").glob(f"{PREFIX}*")]
-    return {
-        *(line for _, line in leaks.processes(site)),
-        *mounts,
-        *groups,
-        *folders,
-        *leaks.network_namespaces(),
-    }
+    return {*(line for _, line in leaks.processes(site)), *mounts, *folders, *leaks.network_namespaces()}
+
+
+def cgroups(node_id: str) -> list[Path]:
+    """A node's own, by the beginning of its id; others may come and go meanwhile."""
+    return list(leaks.CGROUPS.glob(f"**/mill/{node_id[:8]}"))
 
 
 @pytest.fixture
@@ -68,6 +67,9 @@ def test_the_quickstart_shows_a_task_and_a_failure_and_leaves_nothing() -> None:
     ):
         assert part in text, (part, text)
     assert "Traceback" not in text
+    shown = re.search(r"quickstart \(([-0-9a-f]+)\)", text)
+    assert shown is not None, text
+    assert cgroups(shown[1]) == []
     if there_already:
         assert took_s < SECOND_RUN_S
 
@@ -76,9 +78,10 @@ def test_the_quickstart_shows_a_task_and_a_failure_and_leaves_nothing() -> None:
 def test_an_interrupted_quickstart_cleans_up_too() -> None:
     with quickstart() as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("line 1"):
-                break
+        assert any(line.startswith("line 1") for line in process.stdout)
+        (node_id,) = [path.read_text() for path in Path("/tmp").glob(f"{PREFIX}*/milld/node.id")]
+        assert cgroups(node_id) != []
         os.killpg(process.pid, signal.SIGINT)
         rest, _ = process.communicate(timeout=60)
     assert process.returncode == 130, rest
+    assert cgroups(node_id) == []
