@@ -4,8 +4,8 @@ Order of a spawn: checks that touch nothing, the ledger (instant), the row (comm
 nothing of HTTP or containerd.
 """
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 
 import attrs
 import structlog
@@ -173,11 +173,6 @@ class Tasks:
     def stats(self, task_id: str) -> Stats | None:
         """Figures of a running task now; None when it does not run."""
         return self._world.runtime.stats(task_id)
-
-    @asynccontextmanager
-    async def changes(self) -> AsyncIterator[trio.MemoryReceiveChannel[Record]]:
-        async with self.table.changes() as channel:
-            yield channel
 
     async def adopt_all(self) -> None:
         """Go on with what an earlier milld left, and remove what no record knows."""

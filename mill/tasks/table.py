@@ -4,8 +4,7 @@ Nobody can see a state before its commit: `LiveTask.commit` writes, then publish
 the service reads. Knows the store, not containers.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -33,7 +32,6 @@ class LiveTask:
 
     task: Task
     _store: Records
-    _changed: Callable[[Record], None]
     kill_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     start_scope: trio.CancelScope | None = None
     grace_scope: trio.CancelScope | None = None
@@ -111,16 +109,14 @@ class LiveTask:
     def _publish(self) -> None:
         self._news.set()
         self._news = trio.Event()
-        self._changed(self.task.record)
 
 
 class Table:
-    """The live tasks by id, and subscribers to every change of any."""
+    """The live tasks by id."""
 
     def __init__(self, store: Records) -> None:
         self._store = store
         self._live: dict[str, LiveTask] = {}
-        self._subscribers: set[trio.MemorySendChannel[Record]] = set()
 
     def __repr__(self) -> str:
         return f"<Table {len(self._live)} live>"
@@ -136,30 +132,10 @@ class Table:
 
     def add(self, task: Task, image: Any | None = None) -> LiveTask:
         """A task whose row is committed."""
-        live = LiveTask(task, self._store, self._tell, image=image)
+        live = LiveTask(task, self._store, image=image)
         self._live[live.id] = live
-        self._tell(task.record)
         return live
 
     def drop(self, task_id: str) -> None:
         """The task has ended; from now on the store alone answers for it."""
         self._live.pop(task_id, None)
-
-    @asynccontextmanager
-    async def changes(self, buffer: int = 1024) -> AsyncIterator[trio.MemoryReceiveChannel[Record]]:
-        """Every change from now on; a subscriber that falls *buffer* records behind is cut off (end of channel)."""
-        send, receive = trio.open_memory_channel[Record](buffer)
-        self._subscribers.add(send)
-        try:
-            async with send, receive:
-                yield receive
-        finally:
-            self._subscribers.discard(send)
-
-    def _tell(self, record: Record) -> None:
-        for channel in list(self._subscribers):
-            try:
-                channel.send_nowait(record)
-            except (trio.WouldBlock, trio.BrokenResourceError):
-                self._subscribers.discard(channel)
-                channel.close()

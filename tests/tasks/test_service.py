@@ -250,11 +250,13 @@ async def test_stats_are_of_running_tasks_only(scene: Scene) -> None:
 
 async def test_every_change_is_told_in_order_with_rising_versions(scene: Scene) -> None:
     scene.runtime.program = Program(5)
-    async with scene.milld() as tasks, tasks.changes() as channel:
-        task_id = await spawn(tasks)
-        await tasks.wait(task_id, "terminal", 60.0)
-        told = [channel.receive_nowait() for _ in range(channel.statistics().current_buffer_used)]
-    moves = [(str(record.status), record.version) for record in told]
+    async with scene.milld() as tasks:
+        live = tasks.table.get(await spawn(tasks))
+        assert live is not None
+        moves = [(str(live.record.status), live.record.version)]
+        while not live.record.status.terminal:
+            await live.wait_change()
+            moves.append((str(live.record.status), live.record.version))
     assert list(dict.fromkeys(moves)) == [("pulling", 1), ("starting", 2), ("running", 3), ("stopped", 4)]
 
 

@@ -43,19 +43,6 @@ async def test_a_reader_that_polls_sees_a_state_only_once_it_is_stored(scene: Sc
     assert seen == pytest.approx({"pulling": 0.0, "starting": 5.0, "running": 10.0}, abs=0.11)
 
 
-async def test_a_change_is_told_after_its_commit_and_not_before(scene: Scene) -> None:
-    scene.records.write_s = 5.0
-    table = Table(scene.records)
-    live = table.add(Task(make_record()))
-    async with table.changes() as channel, trio.open_nursery() as nursery:
-        nursery.start_soon(live.advance, starting)
-        await trio.sleep(4.9)
-        with pytest.raises(trio.WouldBlock):
-            channel.receive_nowait()
-        assert (await channel.receive()).status is Status.STARTING
-        assert trio.current_time() == 5.0
-
-
 async def test_who_waits_for_a_change_wakes_at_the_commit(scene: Scene) -> None:
     scene.records.write_s = 5.0
     live = scene.live()
@@ -133,23 +120,6 @@ async def test_progress_is_shown_and_never_stored(scene: Scene) -> None:
     assert scene.records.rows[live.id].record.pull is None
     await live.advance(starting)
     assert live.record.pull is None
-
-
-async def test_a_subscriber_that_falls_behind_is_cut_off_and_the_others_are_not(scene: Scene) -> None:
-    table = Table(scene.records)
-    async with table.changes(buffer=1) as slow, table.changes(buffer=8) as quick:
-        for index in range(3):
-            table.add(Task(make_record(f"web-{index}")))
-        assert [record.id async for record in slow] == ["web-0"]
-        assert [quick.receive_nowait().id for _ in range(3)] == ["web-0", "web-1", "web-2"]
-
-
-async def test_who_stops_listening_is_forgotten(scene: Scene) -> None:
-    table = Table(scene.records)
-    async with table.changes(buffer=0):
-        pass
-    table.add(Task(make_record()))
-    assert len(table._subscribers) == 0
 
 
 async def test_the_table_holds_what_was_added_until_it_is_dropped(scene: Scene) -> None:
