@@ -30,6 +30,8 @@ from mill.errors import SetupError
 BAD_SETUP = 2
 SPARE_S = 0.7
 """Between the end of every polite deadline and the process' own: together below the 5 s that are promised."""
+SWITCH_INTERVAL_S = 0.001
+"""How long a thread may keep the interpreter while the loop waits for it. Python's 5 ms add up: two threads make 10."""
 
 log = structlog.get_logger()
 
@@ -84,11 +86,17 @@ async def _run(config: Config) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(_wait_signal, signals, stop)
             ready: Ready = await nursery.start(partial(_serve, config, stop.wait, nursery.cancel_scope))
-            gc.collect()
-            gc.freeze()  # what lives as long as milld need not be looked at again: a full collection takes 15 ms
+            settle()
             click.echo(f"milld ready: node={ready.node} api={ready.api} containerd={ready.containerd}")
             sys.stdout.flush()
             _notify("READY=1")
+
+
+def settle() -> None:
+    """Once all that lives as long as milld is there: how the interpreter is to treat it from now on."""
+    gc.collect()
+    gc.freeze()  # need not be looked at again: a full collection takes 15 ms
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 async def _serve(
