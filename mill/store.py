@@ -1,8 +1,9 @@
 """SQLite: one writer thread with group commit, one reader. A state exists once its commit has returned.
 
-Knows the model, not the lifecycle; `tasks` and the daemon call it. `synchronous=FULL`: what was answered survives a
-power cut too (0.2 ms a commit on an ordinary disk, and commits that wait together share one). A full disk is `NoSpace`,
-raised to the one who asked; the writer lives on.
+Knows the model, not the lifecycle; `tasks` and the daemon call it. What was answered survives a power cut too: its commit
+waits for the disk (`synchronous=FULL`; 0.2 to 5 ms, and commits that wait together share one). Only what is written of a
+*running* task does not: it survives a kill of milld, and a power cut ends the task whatever its row says, so that the
+next milld finds `interrupted` either way. A full disk is `NoSpace`, raised to the one who asked; the writer lives on.
 """
 
 import json
@@ -19,7 +20,7 @@ import trio
 
 from mill.convert import format_time, from_json, parse_time, to_json
 from mill.errors import Conflict, MillError, NoSpace, SetupError, Unavailable
-from mill.model import Draft, Owned, Record, Task, Template
+from mill.model import Draft, Owned, Record, Status, Task, Template
 from mill.tasks.filter import Filter
 
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class _Job:
     sql: str
     params: Sequence[Any]
     token: trio.lowlevel.TrioToken
+    synced: bool
     done: trio.Event = attrs.field(factory=trio.Event)
     error: Exception | None = None
 
@@ -80,7 +82,7 @@ class Store:
 
     async def put(self, task: Task) -> None:
         """The task as it stands now."""
-        await self._write(_PUT_OVER, _row(task))
+        await self._write(_PUT_OVER, _row(task), synced=task.record.status is not Status.RUNNING)
 
     async def delete(self, task_id: str) -> None:
         await self._write("DELETE FROM tasks WHERE id = ?", (task_id,))
@@ -126,10 +128,10 @@ class Store:
         self._leaving = True
         self._jobs.put(None)  # behind everything that was asked for
 
-    async def _write(self, sql: str, params: Sequence[Any]) -> None:
+    async def _write(self, sql: str, params: Sequence[Any], *, synced: bool = True) -> None:
         if self._leaving:
             raise Unavailable(f"the database {self._path} is closed: milld is leaving")
-        job = _Job(sql, params, trio.lowlevel.current_trio_token())
+        job = _Job(sql, params, trio.lowlevel.current_trio_token(), synced)
         self._jobs.put(job)
         with trio.CancelScope(shield=True):  # it will be committed; leaving now would hide that
             await job.done.wait()
@@ -189,7 +191,9 @@ def _writer(connection: sqlite3.Connection, jobs: "queue.SimpleQueue[_Job | None
 
 
 def _commit(connection: sqlite3.Connection, batch: list[_Job]) -> None:
+    synced = any(job.synced for job in batch)
     try:
+        connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
         connection.execute("BEGIN IMMEDIATE")
         for job in batch:
             try:
@@ -229,7 +233,6 @@ def _open_both(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
                     f"the database {path} is damaged ({why}): move it away to start without its records"
                 )
             writer.execute("PRAGMA journal_mode = WAL")
-            writer.execute("PRAGMA synchronous = FULL")
             writer.executescript(_SCHEMA)
             reader = _open(path)
         except sqlite3.Error as error:
