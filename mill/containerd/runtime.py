@@ -154,6 +154,7 @@ class Runtime:
             ),
         )
         await self._limit_cpu(task_id, cpu_quota_us(spec.cpu))
+        await pipes.wait_held()
         return lambda started: self._container(task_id, started, stop_signal, spec, created.pid)
 
     def _config(self, task: Task, spec: Spec, image: LocalImage) -> dict[str, Any]:

@@ -28,8 +28,9 @@ from mill.logs.news import News, NewsDesk, Seen
 from mill.logs.pipes import TaskPipes
 from mill.logs.reader import TaskReader
 from mill.logs.seek import start_of
+from mill.logs.segments import SegmentWriter
 
-__all__ = ["Logs", "TaskPipes", "serve"]
+__all__ = ["HeldPipes", "Logs", "serve"]
 
 LOGS_NAME = "logs"
 CAPTURE_NAME = "mill-logs"
@@ -40,17 +41,31 @@ DRAIN_S = 2.0
 log = structlog.get_logger()
 
 
+@attrs.frozen
+class HeldPipes(TaskPipes):
+    """A task's FIFOs, which are read already; the holder may be about to have them."""
+
+    _held: trio.Event = attrs.field(factory=trio.Event, kw_only=True, eq=False)
+
+    async def wait_held(self) -> None:
+        """Until what is written to them outlives milld (or the holder did not answer, which it has been warned of)."""
+        await self._held.wait()
+
+
 @attrs.define(eq=False)
 class _Live:
     """A task under capture. `kept` holds its place at the news desk."""
 
-    pipes: TaskPipes
+    pipes: HeldPipes
     sources: list[Source]
     kept: ExitStack
 
 
 class Logs:
     """The handle that `serve` starts with. Methods that change something are safe to repeat, also after a crash."""
+
+    _holding: trio.Nursery
+    """Where the holder is asked while a start goes on."""
 
     def __init__(self, data_dir: Path, now: Clock, monotonic: Clock, token: trio.lowlevel.TrioToken) -> None:
         self._logs = data_dir / LOGS_NAME
@@ -72,21 +87,26 @@ class Logs:
     def __repr__(self) -> str:
         return f"<Logs {self._logs} live={len(self._live)}>"
 
-    async def open(self, task_id: str) -> TaskPipes:
+    async def open(self, task_id: str) -> HeldPipes:
         """Make the task's FIFOs and begin to capture what comes; or go on where an earlier milld was stopped.
 
-        Raises `OSError` if the files cannot be made.
+        The holder is asked meanwhile: whoever starts the task waits for `HeldPipes.wait_held` first. Raises `OSError` if
+        the files cannot be made.
         """
         async with self._alone(task_id):
             live = self._live.get(task_id)
             if live is None:
-                fifos, logs = self._places(task_id)
-                made = await trio.to_thread.run_sync(pipes.make, fifos, logs)
-                await self._holder.hold(task_id)
-                live = await self._attach(task_id, made, logs)
+                live = await self._attach(task_id)
+                self._holding.start_soon(self._hold, task_id, live.pipes)
                 self._unmarked.discard(task_id)
                 self._news.change(task_id)
             return live.pipes
+
+    async def _hold(self, task_id: str, opened: HeldPipes) -> None:
+        try:
+            await self._holder.hold(task_id)
+        finally:
+            opened._held.set()  # noqa: SLF001 -- its maker
 
     async def drain(self, task_id: str) -> None:
         """Take what the task wrote last, and end its log: readers that follow it come to their end.
@@ -175,13 +195,13 @@ class Logs:
                 self._busy.pop(task_id, None)
                 self._quiet.set()
 
-    async def _attach(self, task_id: str, made: TaskPipes, logs: Path) -> _Live:
-        attached = await trio.to_thread.run_sync(pipes.attach, made, logs)
+    async def _attach(self, task_id: str) -> _Live:
+        made, attached = await trio.to_thread.run_sync(_make_and_attach, *self._places(task_id))
         kept = ExitStack()
         ring = partial(self._news.ring, kept.enter_context(self._news.of(task_id)))
         sources = [Source(task_id, fifo, writer, partial(ring, writer.stream)) for fifo, writer in attached]
         sources[0].twin, sources[1].twin = sources[1], sources[0]
-        live = self._live[task_id] = _Live(made, sources, kept)
+        live = self._live[task_id] = _Live(HeldPipes(made.stdout, made.stderr), sources, kept)
         for source in sources:
             self._capture.add(source)
         return live
@@ -192,11 +212,14 @@ class Logs:
         live = self._live.get(task_id)
         if live is None and fifos.exists():
             if pipes.final_cursor(logs) is None:
-                made = await trio.to_thread.run_sync(pipes.make, fifos, logs)
-                live = await self._attach(task_id, made, logs)
+                live = await self._attach(task_id)
+                live.pipes._held.set()  # noqa: SLF001 -- nobody writes any more: there is nothing to hold it for
             else:
                 await self._holder.release(task_id)
         if live is not None:
+            await (
+                live.pipes.wait_held()
+            )  # else the holder might be asked to hold what it was just asked to release
             deadline = self._monotonic() + DRAIN_S
             await self._reach(live, Goal.EMPTY, deadline)
             await self._holder.release(task_id)
@@ -240,6 +263,7 @@ class Logs:
     async def serve(self, *, task_status: trio.TaskStatus["Logs"]) -> None:
         """Capture until cancelled. What FIFOs hold then stays in them, for the next milld."""
         async with trio.open_nursery() as nursery:
+            self._holding = nursery
             nursery.start_soon(self._run_capture)
             try:
                 await nursery.start(self._run_holder)
@@ -280,6 +304,11 @@ async def serve(
     except OSError as error:
         raise SetupError(f"cannot keep logs in {data_dir}: {error.strerror}; see --data-dir") from None
     await Logs(data_dir, now, monotonic, trio.lowlevel.current_trio_token()).serve(task_status=task_status)
+
+
+def _make_and_attach(fifos: Path, logs: Path) -> tuple[TaskPipes, list[tuple[int, SegmentWriter]]]:
+    made = pipes.make(fifos, logs)
+    return made, pipes.attach(made, logs)
 
 
 def _reader_for(directory: Path, request: LogRequest) -> TaskReader:

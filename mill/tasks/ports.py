@@ -56,6 +56,9 @@ class Pipes(Protocol):
     @property
     def stderr(self) -> Path: ...
 
+    async def wait_held(self) -> None:
+        """Until what is written to them outlives milld: to be awaited before the first instruction of a task's program."""
+
 
 OpenPipes = Callable[[], Awaitable[Pipes]]
 """Makes the task's pipes, or gives those that are there: a start may call it while it does other things."""

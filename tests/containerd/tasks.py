@@ -46,6 +46,9 @@ class Pipes:
             pipes.held.append(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
         return pipes
 
+    async def wait_held(self) -> None:
+        await trio.lowlevel.checkpoint()
+
     def read(self) -> str:
         """What was written to stdout and not read yet."""
         try:

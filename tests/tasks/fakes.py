@@ -103,6 +103,9 @@ class FakePipes:
     stdout: Path = Path("/fake/stdout")
     stderr: Path = Path("/fake/stderr")
 
+    async def wait_held(self) -> None:
+        await trio.lowlevel.checkpoint()
+
 
 @attrs.define
 class FakeLogs:
