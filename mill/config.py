@@ -19,7 +19,7 @@ from mill import checks
 from mill.convert import from_json
 from mill.errors import FieldError, SetupError
 from mill.model import Draft
-from mill.units import parse_size
+from mill.units import MIB, parse_duration, parse_size
 
 DEFAULT_DATA_DIR = Path("/var/lib/mill")
 DEFAULT_LISTEN = "127.0.0.1:4400"
@@ -54,6 +54,11 @@ RESERVE_CPU = 0.1
 """Cores that milld and containerd keep for themselves unless --cpu says otherwise."""
 RESERVE_MEMORY_BYTES = 512 * 1024**2
 """Memory kept back unless --memory says otherwise."""
+DEFAULT_LOG_MAX_BYTES = 512 * MIB
+"""What the logs of all tasks of a node may take together, beside the segment that each running task writes."""
+DEFAULT_LOG_RETENTION_S = 86400.0
+"""How long a task's logs and record are kept after its end."""
+LEAST_LOG_MAX_BYTES = MIB
 
 
 @attrs.frozen
@@ -79,6 +84,8 @@ class Config:
     memory: int | None = None
     docker_config: Path | None = None
     allow_mounts: tuple[str, ...] = ()
+    log_max_bytes: int = DEFAULT_LOG_MAX_BYTES
+    log_retention_secs: float = DEFAULT_LOG_RETENTION_S
     registries: Mapping[str, RegistryConfig] = attrs.field(factory=dict)
     templates: Mapping[str, Draft] = attrs.field(factory=dict)
 
@@ -147,6 +154,20 @@ def _memory(value: object) -> int:
     return size
 
 
+def _log_max_bytes(value: object) -> int:
+    size = parse_size(value)
+    if size < LEAST_LOG_MAX_BYTES:
+        raise ValueError(f"{value!r} is too little to keep logs in: write 1M or more")
+    return size
+
+
+def _retention(value: object) -> float:
+    seconds = parse_duration(value)
+    if not 0 < seconds <= checks.MOST_TIMEOUT_S:
+        raise ValueError(f"{value!r} is not more than 0s and at most {checks.MOST_TIMEOUT_S / 86400:g} days")
+    return seconds
+
+
 def _paths(value: object) -> tuple[str, ...]:
     paths = value.split(":") if isinstance(value, str) else value
     if not isinstance(paths, list) or not all(
@@ -168,6 +189,14 @@ OPTIONS: Mapping[str, tuple[Callable[[object], Any], str]] = {
     "advertise": (_advertise, "the IP address that others reach this node by"),
     "cpu": (_cpu, "cores this node offers (default: what it has, less a reserve)"),
     "memory": (_memory, "memory this node offers (default: what it has, less a reserve)"),
+    "log_max_bytes": (
+        _log_max_bytes,
+        "what all logs together may take; the oldest lines go first (default: 512M)",
+    ),
+    "log_retention_secs": (
+        _retention,
+        "how long logs and records are kept after a task's end (default: 24h)",
+    ),
     "docker_config": (
         _path,
         "Docker's config.json with registry credentials (default: ~/.docker/config.json)",

@@ -268,6 +268,8 @@ class Owned:
     deadline: Deadline | None = None
     kill: Kill | None = None
     ending: Ended | None = None
+    ended: Deadline | None = None
+    """When the ending was stored: how long ago that is, no jump of the wall clock can say."""
     extra: Mapping[str, object] = attrs.field(factory=dict)
 
 

@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS tasks (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS tasks_by_age ON tasks (created, id);
 CREATE INDEX IF NOT EXISTS tasks_live ON tasks (live) WHERE live;
+CREATE INDEX IF NOT EXISTS tasks_by_end ON tasks (json_extract(record, '$.times.finished'), id) WHERE NOT live;
 CREATE TABLE IF NOT EXISTS templates (name TEXT PRIMARY KEY, draft TEXT NOT NULL) WITHOUT ROWID;
 """
 _PUT = """
@@ -46,6 +47,13 @@ _PUT_OVER = (
     _PUT + "ON CONFLICT (id) DO UPDATE SET live=excluded.live, status=excluded.status, "
     "record=excluded.record, owned=excluded.owned"
 )
+
+_ENDED = "SELECT json_extract(record, '$.times.finished'), id FROM tasks WHERE NOT live"
+_EXPIRED = """
+SELECT id FROM tasks WHERE NOT live AND json_extract(record, '$.times.finished') <= ?
+    AND (json_extract(owned, '$.ended.boot_id') IS NOT ? OR json_extract(owned, '$.ended.at_s') <= ?)
+    ORDER BY json_extract(record, '$.times.finished') LIMIT ?
+"""
 
 _UNFIT = (UnicodeEncodeError, OverflowError)
 """What the driver raises for a value that SQLite cannot hold: lone surrogates, integers beyond 64 bits."""
@@ -111,6 +119,23 @@ class Store:
         sql = f"SELECT record FROM tasks {where} ORDER BY created DESC, id DESC LIMIT ?"  # noqa: S608 -- clauses are ours
         rows = await self._read(sql, (*params, limit))
         return [record for row in rows if (record := _readable(_record, row))]
+
+    async def longest_ended(self, after: tuple[float, str] | None, limit: int) -> list[tuple[float, str]]:
+        """(time of its end, id) of up to *limit* tasks that have ended, the longest-ended first, behind *after*."""
+        behind, params = "", []
+        if after is not None:
+            behind, params = (
+                " AND (json_extract(record, '$.times.finished'), id) > (?, ?)",
+                [format_time(after[0]), after[1]],
+            )
+        sql = f"{_ENDED}{behind} ORDER BY json_extract(record, '$.times.finished'), id LIMIT ?"
+        return [(parse_time(row[0]), row[1]) for row in await self._read(sql, (*params, limit)) if row[0]]
+
+    async def expired(self, ended_before: float, limit: int, *, boot_id: str, at_s: float) -> list[str]:
+        """Tasks that ended before that time; of those that ended in this boot, also before that point of its clock."""
+        return [
+            row[0] for row in await self._read(_EXPIRED, (format_time(ended_before), boot_id, at_s, limit))
+        ]
 
     async def put_template(self, template: Template) -> None:
         draft = json.dumps(to_json(template.draft))

@@ -20,7 +20,7 @@ from mill.config import (
 )
 from mill.errors import SetupError
 from mill.model import Draft, Mount, Size
-from mill.units import GIB
+from mill.units import GIB, MIB
 
 Write = Callable[[str], Path]
 
@@ -35,6 +35,8 @@ EVERY_OPTION = {
     "memory": "2G",
     "docker_config": "/root/config.json",
     "allow_mounts": "/srv:/data",
+    "log_max_bytes": "16M",
+    "log_retention_secs": "2h",
 }
 
 
@@ -72,7 +74,7 @@ def test_every_option_can_come_from_each_source_and_means_the_same(write: Write)
     assert by_flags == by_environment == load({}, {}, write("\n".join(lines)))
     assert by_flags == Config(
         Path("/srv/mill"), "node-7", "/run/c.sock", "crun", "0.0.0.0:80", "192.0.2.1", 2.5, 2 * GIB,
-        Path("/root/config.json"), ("/srv", "/data"),
+        Path("/root/config.json"), ("/srv", "/data"), 16 * MIB, 7200.0,
     )  # fmt: skip
 
 
@@ -81,6 +83,8 @@ def test_flags_win_over_the_environment_and_that_over_the_file(option: str, writ
     texts = {
         "cpu": "123",
         "memory": "123G",
+        "log_max_bytes": "123M",
+        "log_retention_secs": "123",
         "allow_mounts": "/1:/2:/3",
         "advertise": "192.0.2.123",
         "listen": ":123",

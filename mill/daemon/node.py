@@ -34,6 +34,7 @@ from mill.containerd.session import Session
 from mill.daemon import datadir, host
 from mill.daemon.clock import SystemClock
 from mill.daemon.templates import Templates
+from mill.logs import retention
 from mill.logs import store as log_store
 from mill.logs.store import Logs
 from mill.model import NodeStatus, Time
@@ -96,6 +97,13 @@ async def serve_node(
         world = World(engine, logs, clock, trio.CapacityLimiter(_starts_at_once()))
         capacity = host.capacity_of(config)
         tasks: Tasks = await layer(task_service.serve, me, capacity, store, world, random.SystemRandom())
+        await layer(
+            retention.serve,
+            logs,
+            tasks,
+            max_bytes=config.log_max_bytes,
+            retention_s=config.log_retention_secs,
+        )
         templates = await Templates.load(store, config.templates)
         core = _core(config, tasks, logs, engine, templates, clock)
         await layer(api_server.serve, api_app.make_app(core), sock)

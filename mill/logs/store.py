@@ -7,7 +7,7 @@ of others nothing.
 
 import os
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,8 @@ import structlog
 import trio
 
 from mill.errors import NotFound, SetupError, Unavailable
-from mill.logs import pipes
+from mill.logs import disuse, pipes
+from mill.logs.budget import Budget
 from mill.logs.capture import Capture, Clock, Goal, Source
 from mill.logs.frames import LogChunk, LogRequest
 from mill.logs.holder import FIFOS_NAME
@@ -74,7 +75,9 @@ class Logs:
         self._monotonic = monotonic
         self._token = token
         self._news = NewsDesk(token)
-        self._capture = Capture(now, monotonic, self._on_fault)
+        self.budget = Budget()
+        self._over = trio.Event()
+        self._capture = Capture(now, monotonic, self._on_fault, self.budget, self._on_over)
         self._holder = HolderLink(data_dir)
         self._live: dict[str, _Live] = {}
         self._busy: dict[str, trio.Lock] = {}
@@ -130,9 +133,64 @@ class Logs:
                 fifos, logs = self._places(task_id)
                 if task_id in self._live or fifos.exists():
                     await self._drain(task_id)
-                await trio.to_thread.run_sync(partial(shutil.rmtree, logs, ignore_errors=True))
+                self.budget.removed_bytes += await trio.to_thread.run_sync(_remove, logs)
                 self._unmarked.discard(task_id)
                 self._news.change(task_id, removed=True)
+
+    # -- within its limit, for `retention` ------------------------------------------------------------------------------
+
+    async def wait_over(self) -> None:
+        """Until there may be more than the budget allows."""
+        await self._over.wait()
+        self._over = trio.Event()
+
+    def resume(self) -> None:
+        """All that could go has gone: streams that waited for it go on."""
+        self._capture.resume()
+
+    async def drop_ended(self, task_id: str, need_bytes: int) -> int:
+        """Remove the oldest segments of a task that has ended, until so much is freed or none is left; bytes freed."""
+        if task_id in self._live:
+            return 0
+        _, logs = self._places(task_id)
+        return self._freed(await trio.to_thread.run_sync(disuse.drop_ended, logs, need_bytes))
+
+    async def drop_running(self, need_bytes: int) -> int:
+        """As `drop_ended`, of the running tasks together; the newest segment of each stream stays."""
+        if need_bytes <= 0:
+            return 0
+        directories = [self._logs / task_id for task_id in self._live]
+        return self._freed(await trio.to_thread.run_sync(disuse.drop_running, directories, need_bytes))
+
+    async def recount(self) -> None:
+        """Count what is on the disk; it may take seconds where many tasks have logs."""
+        before = self.budget.taken_bytes
+        size = await trio.to_thread.run_sync(disuse.size_of_all, self._logs)
+        self.budget.found(size, taken_before=before)
+        if self.budget.over_bytes > 0:
+            self._say_over()
+
+    async def remove_orphans(self, known: Collection[str], age_s: float) -> None:
+        """The logs of tasks that nobody knows and that are older than that."""
+        strays = await trio.to_thread.run_sync(disuse.orphans, self._logs, known, self._now() - age_s)
+        for task_id in strays:
+            if task_id not in self._live:
+                await self.remove(task_id)
+        if strays:
+            log.info("removed logs that no record knows", count=len(strays), ids=strays[:10])
+
+    def _freed(self, size_bytes: int) -> int:
+        self.budget.removed_bytes += size_bytes
+        return size_bytes
+
+    def _on_over(self) -> None:
+        """From the capture thread."""
+        self._token.run_sync_soon(self._say_over)
+
+    def _say_over(self) -> None:
+        self._over.set()
+
+    # -- reading ----------------------------------------------------------------------------------------------------
 
     async def read(self, task_id: str, request: LogRequest) -> AsyncGenerator[LogChunk, None]:
         """The chunks that *request* asks for; with `follow`, also those to come, up to the end of the log.
@@ -309,6 +367,13 @@ async def serve(
 def _make_and_attach(fifos: Path, logs: Path) -> tuple[TaskPipes, list[tuple[int, SegmentWriter]]]:
     made = pipes.make(fifos, logs)
     return made, pipes.attach(made, logs)
+
+
+def _remove(directory: Path) -> int:
+    """All of it; bytes freed."""
+    size = disuse.size_of(directory)
+    shutil.rmtree(directory, ignore_errors=True)
+    return size
 
 
 def _reader_for(directory: Path, request: LogRequest) -> TaskReader:

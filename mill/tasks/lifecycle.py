@@ -154,8 +154,9 @@ class _Life:
             stored = attrs.evolve(
                 end, finished=end.finished if end.finished is not None else self.world.clock.now()
             )
+            ended = Deadline(self.world.clock.boot_id, self.world.clock.boottime())
             await self.live.commit(
-                lambda task: attrs.evolve(task, owned=attrs.evolve(task.owned, ending=stored))
+                lambda task: attrs.evolve(task, owned=attrs.evolve(task.owned, ending=stored, ended=ended))
             )
             end = stored
         if self.container is not None:

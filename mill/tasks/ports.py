@@ -46,6 +46,15 @@ class Records(Protocol):
     async def page(self, wanted: Filter, after: tuple[float, str] | None, limit: int) -> list[Record]:
         """Up to *limit* records, newest first, that come after (created, id) *after*."""
 
+    async def longest_ended(self, after: tuple[float, str] | None, limit: int) -> list[tuple[float, str]]:
+        """(time of its end, id) of up to *limit* tasks that have ended, the longest-ended first, behind *after*."""
+
+    async def expired(self, ended_before: float, limit: int, *, boot_id: str, at_s: float) -> list[str]:
+        """Tasks that ended before that time; of those that ended in this boot, also before that point of its clock."""
+
+    async def delete(self, task_id: str) -> None:
+        """No such row any more."""
+
 
 class Pipes(Protocol):
     """FIFOs that the container writes to."""

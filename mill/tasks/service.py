@@ -170,6 +170,26 @@ class Tasks:
         live.request_kill(kill, trio.current_time())
         return live.record
 
+    async def longest_ended(self, after: tuple[float, str] | None, limit: int) -> list[tuple[float, str]]:
+        """(time of its end, id) of up to *limit* tasks that have ended, the longest-ended first, behind *after*."""
+        return await self._store.longest_ended(after, limit)
+
+    async def expired(self, retention_s: float, limit: int) -> list[str]:
+        """Up to *limit* tasks that ended at least *retention_s* ago, by both clocks, and are cleaned up after."""
+        clock = self._world.clock
+        found = await self._store.expired(
+            clock.now() - retention_s, limit, boot_id=clock.boot_id, at_s=clock.boottime() - retention_s
+        )
+        return [task_id for task_id in found if self.table.get(task_id) is None]
+
+    async def known(self) -> set[str]:
+        """Every id that there is a row of."""
+        return await self._store.ids()
+
+    async def forget(self, task_id: str) -> None:
+        """The record of a task that has ended goes: from now on its id is unknown."""
+        await self._store.delete(task_id)
+
     def stats(self, task_id: str) -> Stats | None:
         """Figures of a running task now; None when it does not run."""
         return self._world.runtime.stats(task_id)

@@ -97,6 +97,25 @@ class FakeRecords:
         found.sort(key=lambda record: (record.times.created, record.id), reverse=True)
         return [r for r in found if after is None or (r.times.created, r.id) < after][:limit]
 
+    async def longest_ended(self, after: tuple[float, str] | None, limit: int) -> list[tuple[float, str]]:
+        await trio.lowlevel.checkpoint()
+        ended = ((task.record.times.finished, task.record.id) for task in self.rows.values())
+        found = sorted((float(time), task_id) for time, task_id in ended if time is not None)
+        return [each for each in found if after is None or each > after][:limit]
+
+    async def expired(self, ended_before: float, limit: int, *, boot_id: str, at_s: float) -> list[str]:
+        found = []
+        for time, task_id in await self.longest_ended(None, len(self.rows)):
+            ended = self.rows[task_id].owned.ended
+            old = ended is None or ended.boot_id != boot_id or ended.at_s <= at_s
+            if time <= ended_before and old:
+                found.append(task_id)
+        return found[:limit]
+
+    async def delete(self, task_id: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.rows.pop(task_id, None)
+
 
 @attrs.frozen
 class FakePipes:
