@@ -55,6 +55,7 @@ class Node:
     options: Mapping[str, str] = attrs.field(factory=lambda: {"cpu": "64", "memory": "64G"})
     config: str = ""
     environ: Mapping[str, str] = attrs.field(factory=dict)
+    program: list[str] = attrs.field(factory=lambda: MILLD)
     home: Path = attrs.field(factory=lambda: Path(tempfile.mkdtemp(prefix="mill-", dir="/tmp")))
     port: int = attrs.field(factory=free_port)
     process: subprocess.Popen[bytes] | None = None
@@ -99,7 +100,7 @@ class Node:
         if self.config:
             (self.home / "milld.toml").write_text(self.config)
             said["config"] = str(self.home / "milld.toml")
-        return [*MILLD, *(f"--{key}={value}" for key, value in said.items())]
+        return [*self.program, *(f"--{key}={value}" for key, value in said.items())]
 
     def env(self) -> dict[str, str]:
         """The environment without any MILL_ of ours; for commands on this node with what they need to find it."""

@@ -37,7 +37,7 @@ from mill.containerd.spec import CPU_PERIOD_US, Host, build, cpu_quota_us, envir
 from mill.containerd.together import finishing, together
 from mill.convert import to_json
 from mill.errors import Interrupted
-from mill.model import Network, PullProgress, Spec, Stats, Task, Time, Usage
+from mill.model import Network, PullProgress, Spec, Stats, Status, Task, Time, Usage
 from mill.tasks.ports import Clock, OpenPipes
 
 SPEC_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
@@ -46,6 +46,8 @@ RUNC_SHIM = "io.containerd.runc.v2"
 SIGTERM = 15
 SHIM_SOCKETS = Path("/run/containerd/s")
 """Where containerd's shims listen; the name is a hash of containerd's socket, the namespace and the id."""
+STARTED_NAME = "started"
+"""Among a task's files: from here on its PID 1 may have run."""
 _PREFIX = "/mill"
 CREATE_PATIENCE_S = 1.0
 """For a creation that nobody wants any more; it takes 0.05 s, and containerd takes 2 s to undo half of one."""
@@ -98,6 +100,7 @@ class Runtime:
         """A started container. Tried again when containerd goes away half-way, as long as PID 1 was not started."""
         while True:
             container = await self._create(task, image, open_pipes)
+            await trio.to_thread.run_sync(_touch, self._folder(task.record.id) / STARTED_NAME)
             started = self.clock.now()  # not after the call: a task may have ended by then
             try:
                 await self.session.call(rpcs.TASKS_START, tasks_pb2.StartRequest(container_id=task.record.id))
@@ -263,7 +266,10 @@ class Runtime:
             await self.clean_up(task_id)
             return None
         if process is None:
+            began = await self._may_have_begun(task)
             await self.clean_up(task_id)
+            if not began:
+                return None
             raise Interrupted(
                 "its container has no process any more: the host was rebooted or the runtime lost it"
             )
@@ -274,6 +280,17 @@ class Runtime:
         ended = process.status == task_pb2.STOPPED
         started = task.record.times.started or self._started_at(process, ended=ended)
         return self._container(task_id, started, stop_signal, task.record.spec, 0 if ended else process.pid)
+
+    async def _may_have_begun(self, task: Task) -> bool:
+        """Whether PID 1 may have been started, of a task that containerd has no process of: only in doubt it has.
+
+        Our mark is set before the call to start, and survives milld; after a reboot nobody knows what came to the disk.
+        """
+        spawned = task.owned.pull_deadline
+        same_boot = spawned is not None and spawned.boot_id == self.clock.boot_id
+        if task.record.status is not Status.STARTING or not same_boot:
+            return True
+        return await trio.to_thread.run_sync((self._folder(task.record.id) / STARTED_NAME).exists)
 
     def _started_at(self, process: task_pb2.Process, *, ended: bool) -> Time:
         """When a process started that nobody saw start: the kernel knows while it lives."""
@@ -378,6 +395,10 @@ class Runtime:
 
 CONNECT_PATIENCE_S = 3.0
 """How long a spawn waits for a containerd that is being restarted before it answers 503."""
+
+
+def _touch(path: Path) -> None:
+    path.touch()
 
 
 def _stop_signal(text: str) -> int:
