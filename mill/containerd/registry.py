@@ -64,6 +64,8 @@ class Registry:
     authorizer: Authorizer
     now: Callable[[], float]
     patience: Patience = Patience()
+    received_bytes: int = attrs.field(default=0, init=False)
+    """Of layers, since milld started; those that were sent twice count twice."""
 
     async def manifest(self, ref: Reference, digest: str | None = None) -> Fetched:
         """What *ref* points to, or the manifest *digest* of its repository; checked against digest and header."""
@@ -115,6 +117,7 @@ class Registry:
                 ):
                     async for piece in pieces:
                         offset += len(piece)
+                        self.received_bytes += len(piece)
                         yield piece
                 if offset < blob.size:
                     raise Transient("network", f"{ref.pull_host} ends {blob.digest} too early")  # noqa: TRY301 -- one place counts tries

@@ -8,7 +8,7 @@ A connection is watched by an event stream that no event reaches: it ends when t
 event thread alive, which would otherwise be started anew for every call.
 """
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
@@ -38,7 +38,14 @@ _MATCHES_NO_EVENT = 'topic=="/mill/none"'
 _TASK_SERVICE = "io.containerd.grpc.v1.tasks"
 _SNAPSHOTTER_TYPE = "io.containerd.snapshotter.v1."
 
+OnCall = Callable[[str, float, str], None]
+"""Told of every unary call that has ended: its path, the seconds it took, and the name of its status code."""
+
 log = structlog.get_logger()
+
+
+def tell_nobody(path: str, seconds: float, code: str) -> None:
+    """For a session whose calls nobody counts."""
 
 
 @attrs.frozen
@@ -65,6 +72,7 @@ class Session:
     socket: str
     namespace: str
     _channel: Any
+    _on_call: OnCall = tell_nobody
     features: Features = Features(version="", plugins=frozenset())
     _up: trio.Event = attrs.field(factory=trio.Event)
     _callables: dict[str, Any] = attrs.field(factory=dict)
@@ -98,11 +106,13 @@ class Session:
         wait_for_ready: bool = False,
     ) -> Res:
         await trio.lowlevel.checkpoint_if_cancelled()
+        began = trio.current_time()
         future = self._callable(rpc).future(
             request, timeout=timeout_s, metadata=self._metadata(lease), wait_for_ready=wait_for_ready
         )
         await completed(future)
         code, text = outcome_of(future)
+        self._on_call(rpc.path, trio.current_time() - began, code)
         if code == "OK":
             response: Res = future.result()
             return response
@@ -204,9 +214,9 @@ class Session:
 
 
 @contextmanager
-def opened(socket: str, namespace: str) -> Iterator[Session]:
+def opened(socket: str, namespace: str, on_call: OnCall = tell_nobody) -> Iterator[Session]:
     """A session that nobody keeps and that has greeted nobody: good for calls, never `connected`."""
-    session = Session(socket=socket, namespace=namespace, channel=open_channel(socket))
+    session = Session(socket=socket, namespace=namespace, channel=open_channel(socket), on_call=on_call)
     try:
         yield session
     finally:
@@ -230,11 +240,12 @@ async def serve(
     socket: str,
     *,
     namespace: str = NAMESPACE,
+    on_call: OnCall = tell_nobody,
     task_status: trio.TaskStatus[Session] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Keep a session with the containerd at *socket*. SetupError when there is none at the start; afterwards it waits."""
     check_listens(socket)
-    with opened(socket, namespace) as session:
+    with opened(socket, namespace, on_call) as session:
         try:
             await session.greet(timeout_s=FIRST_ANSWER_TIMEOUT_S)
         except RpcError as fault:

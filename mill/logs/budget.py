@@ -15,6 +15,12 @@ class Budget:
     found_bytes: int = 0
     taken_bytes: int = 0
     removed_bytes: int = 0
+    dropped_bytes: int = 0
+    """Of the removed ones, those that went before their time."""
+    output_bytes: int = 0
+    """Of those taken, what tasks wrote."""
+    lost_bytes: int = 0
+    """Output that could not be written down before its task's log had to end (a full disk)."""
 
     @property
     def used_bytes(self) -> int:

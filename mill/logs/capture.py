@@ -9,8 +9,11 @@ task not started yet) it would be "hung up" for ever: then it is watched edge-tr
 up means the end only for a stream that was asked to reach its end.
 """
 
+import fcntl
 import os
 import select
+import sys
+import termios
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
@@ -203,6 +206,7 @@ class Capture:
             return None
         if count:
             self._budget.taken_bytes += count
+            self._budget.output_bytes += count
             self._mind_room(source, begun=source.writer.segments > segments)
             if source.twin is not None and source.twin.writer.unindexed:
                 self._index(source.twin)
@@ -289,6 +293,7 @@ class Capture:
                 return False
             if wish.goal is Goal.END:
                 self._take_rest(source, count)
+                self._budget.lost_bytes += _held_by(source.fifo)
                 self._finish(source)
             elif source.writer.unindexed:
                 self._index(source)
@@ -325,3 +330,9 @@ class Capture:
             wish.on_done()
         self._epoll.close()
         os.close(self._bell)
+
+
+def _held_by(fifo: int) -> int:
+    """Bytes that are in the pipe."""
+    answer = fcntl.ioctl(fifo, termios.FIONREAD, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)

@@ -181,6 +181,7 @@ class Logs:
 
     def _freed(self, size_bytes: int) -> int:
         self.budget.removed_bytes += size_bytes
+        self.budget.dropped_bytes += size_bytes
         return size_bytes
 
     def _on_over(self) -> None:

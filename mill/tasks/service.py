@@ -35,7 +35,7 @@ from mill.tasks.ledger import Ledger
 from mill.tasks.lifecycle import SIGKILL, World, run_task
 from mill.tasks.ports import Records
 from mill.tasks.states import faulted, to_end
-from mill.tasks.table import LiveTask, Table
+from mill.tasks.table import LiveTask, OnCommit, Table, tell_nobody
 
 START_PATIENCE_S = 2.0
 """What starts under way may still take while milld leaves."""
@@ -268,10 +268,11 @@ async def serve(
     world: World,
     choice: Choice,
     *,
+    on_commit: OnCommit = tell_nobody,
     task_status: trio.TaskStatus[Tasks],
 ) -> None:
     """Own the lives of this node's tasks until cancelled; then let half-done starts finish and leave containers alone."""
-    table = Table(store)
+    table = Table(store, on_commit)
     async with trio.open_nursery() as nursery:
         tasks = Tasks(me, store, world, choice, nursery, Ledger(capacity), table)
         await tasks.adopt_all()

@@ -15,10 +15,16 @@ from mill.errors import NoSpace, Unavailable
 from mill.model import Deadline, Kill, PullProgress, Record, Status, Task
 from mill.tasks.ports import Records
 
+OnCommit = Callable[[Record, Record], None]
+"""Told of every commit, at once and in order: the public record before it and after it."""
 RETRY_COMMIT_S = 1.0
 """Pause between tries to store a fact while the disk is full; the fact stays in memory."""
 
 log = structlog.get_logger()
+
+
+def tell_nobody(before: Record, after: Record) -> None:
+    """For a table that nobody listens to."""
 
 
 @attrs.define(eq=False)
@@ -32,6 +38,7 @@ class LiveTask:
 
     task: Task
     _store: Records
+    _on_commit: OnCommit = tell_nobody
     kill_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     start_scope: trio.CancelScope | None = None
     grace_scope: trio.CancelScope | None = None
@@ -74,7 +81,8 @@ class LiveTask:
                         scope.shield = False
                         await trio.sleep(RETRY_COMMIT_S)
                         scope.shield = True
-                self.task = task
+                before, self.task = self.task, task
+                self._on_commit(before.record, task.record)
                 self._publish()
 
     async def advance(self, move: Callable[[Record], Record], deadline: Deadline | None = None) -> None:
@@ -112,10 +120,11 @@ class LiveTask:
 
 
 class Table:
-    """The live tasks by id."""
+    """The live tasks by id; *on_commit* hears of every change of theirs."""
 
-    def __init__(self, store: Records) -> None:
+    def __init__(self, store: Records, on_commit: OnCommit = tell_nobody) -> None:
         self._store = store
+        self._on_commit = on_commit
         self._live: dict[str, LiveTask] = {}
 
     def __repr__(self) -> str:
@@ -132,7 +141,7 @@ class Table:
 
     def add(self, task: Task, image: Any | None = None) -> LiveTask:
         """A task whose row is committed."""
-        live = LiveTask(task, self._store, image=image)
+        live = LiveTask(task, self._store, self._on_commit, image=image)
         self._live[live.id] = live
         return live
 

@@ -107,6 +107,9 @@ async def test_the_longest_ended_goes_first_and_its_reader_is_told_how_much(
     assert partly[0].dropped_bytes == SEGMENT
     assert sum(len(chunk.data) for chunk in partly) == 100 * KIB - SEGMENT
     assert await text(limited, "last") == 160 * BLOCK
+    budget = limited.budget
+    assert budget.output_bytes == 320 * KIB
+    assert 60 * KIB + SEGMENT < budget.dropped_bytes == budget.removed_bytes < 62 * KIB + SEGMENT
 
 
 async def test_of_running_tasks_the_oldest_segments_go_and_each_ones_newest_stays(
