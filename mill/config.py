@@ -50,6 +50,8 @@ LONG_POLL_S = 60.0
 """The longest `wait` one request may ask for; a client asks again."""
 PAGE_LIMIT = 1000
 """Records in one page of a listing, at most."""
+LAG_INTERVAL_S = 0.25
+"""Between two samples of the event loop's lag: often enough to see a loop that is slow, at 0.05 % of a core."""
 RESERVE_CPU = 0.1
 """Cores that milld and containerd keep for themselves unless --cpu says otherwise."""
 RESERVE_MEMORY_BYTES = 512 * 1024**2

@@ -3,7 +3,7 @@
 No route touches anything else: `Core` is all that the API knows of the daemon.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -67,6 +67,27 @@ class TokenCheck(Protocol):
 
 
 @attrs.frozen
+class Answered:
+    """A request that got an answer: *route* as the OpenAPI document writes it, or ``other`` where there is none.
+
+    `seconds` up to the beginning of the answer; None for one that was asked to wait for something.
+    """
+
+    route: str
+    method: str
+    status: int
+    seconds: float | None
+
+
+@attrs.frozen
+class Exposition:
+    """Metrics in the format of `content_type`."""
+
+    content_type: str
+    body: bytes
+
+
+@attrs.frozen
 class Core:
     """The node, as its API sees it."""
 
@@ -77,6 +98,9 @@ class Core:
     tokens: TokenCheck
     status: Callable[[], NodeStatus]
     healthy: Callable[[], bool]
+    metrics: Callable[[str], Awaitable[Exposition]]
+    """What Prometheus scrapes, in the format that an Accept header asks for."""
+    on_answer: Callable[[Answered], None]
     now: Callable[[], float]
     uploads: Path
     version: str

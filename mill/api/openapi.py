@@ -223,7 +223,9 @@ def _store_paths() -> dict[str, Any]:
 def _node_paths() -> dict[str, Any]:
     anything = _json({"type": "object"})
     health = _json({"type": "object", "properties": {"status": _TEXT}, "required": ["status"]})
+    exposition = {kind: {"schema": _TEXT} for kind in ("text/plain", "application/openmetrics-text")}
     return {
+        "/v1/metrics": {"get": _call("Metrics of the node for Prometheus, by Accept", {200: exposition})},
         "/v1/status": {"get": _call("The node", {200: _json(_ref("NodeStatus"))})},
         "/v1/openapi.json": {"get": _call("This document", {200: anything})},
         "/healthz": {"get": {**_call("Liveness", {200: health, 503: health}), "security": []}},

@@ -9,6 +9,7 @@ from quart import Blueprint, Response
 from mill.api.answers import json_answer
 from mill.api.core import Core
 from mill.api.request import Query, caller, json_body
+from mill.api.timing import untimed
 from mill.checks import MOST_GRACE_S, parse_signal
 from mill.config import LONG_POLL_S, PAGE_LIMIT
 from mill.convert import to_json
@@ -68,6 +69,7 @@ def _of_one(found: Blueprint, core: Core) -> None:
         if condition not in CONDITIONS:
             raise FieldError("wait", f"{condition!r} is none of {', '.join(CONDITIONS)}")
         most_s = LONG_POLL_S if timeout_s is None else min(timeout_s, LONG_POLL_S)
+        untimed()
         return json_answer(await core.tasks.wait(task_id, condition, most_s))
 
     @found.delete("/v1/tasks/<task_id>")

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import trio
 
-from mill.api.core import Core
+from mill.api.core import Answered, Core, Exposition
 from mill.errors import MillError, NotFound
 from mill.logs.frames import LogChunk, LogRequest
 from mill.model import (
@@ -190,6 +190,11 @@ class FakeNode:
     images: FakeImages = attrs.field(factory=FakeImages)
     templates: FakeTemplates = attrs.field(factory=FakeTemplates)
     healthy: bool = True
+    answered: list[Answered] = attrs.field(factory=list)
+
+    async def metrics(self, accept: str) -> Exposition:
+        await trio.lowlevel.checkpoint()
+        return Exposition("text/plain; version=0.0.4; charset=utf-8", f"# {accept}\n".encode())
 
     @property
     def core(self) -> Core:
@@ -201,6 +206,8 @@ class FakeNode:
             tokens=Tokens({"admin": hash_of(TOKEN)}),
             status=lambda: STATUS,
             healthy=lambda: self.healthy,
+            metrics=self.metrics,
+            on_answer=self.answered.append,
             now=lambda: NOW,
             uploads=self.uploads,
             version="9.8.7",
