@@ -2,6 +2,7 @@
 
 import resource
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -79,6 +80,14 @@ def with_files(host: Host, folder: Path, cgroup_path: str) -> Host:
         resolv_file=str(folder / "resolv.conf"),
         hostname_file=str(folder / "hostname"),
     )
+
+
+def make_folders(volumes: Sequence[tuple[str, str]]) -> None:
+    """Those sources of *volumes* that are the task's own folders; blocks."""
+    for source in (Path(source) for source, _ in volumes):
+        if source.is_absolute():
+            source.mkdir(parents=True, exist_ok=True)
+            source.chmod(0o755)
 
 
 def _write(path: Path, text: str) -> None:

@@ -22,15 +22,15 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 
 from mill.checks import parse_signal
 from mill.config import SAMPLE_INTERVAL_S
-from mill.containerd import rpcs, users
+from mill.containerd import rpcs, users, volumes
 from mill.containerd.cgroups import Cgroups
 from mill.containerd.container import TaskContainer, delete_task, patiently, process_of, unix_time
 from mill.containerd.failures import start_error
 from mill.containerd.faults import RpcAlreadyExists, RpcError, RpcNotFound, RpcTimeout, RpcUnavailable
-from mill.containerd.host import resolve_mounts, with_files, write_files
+from mill.containerd.host import make_folders, resolve_mounts, with_files, write_files
 from mill.containerd.images import Images, LocalImage
 from mill.containerd.proto import containers_pb2, runc_pb2, snapshots_pb2, task_pb2, tasks_pb2, types_pb2
-from mill.containerd.rootfs import read_accounts, unmount
+from mill.containerd.rootfs import Looks, look, unmount
 from mill.containerd.running import Running
 from mill.containerd.session import Session
 from mill.containerd.spec import CPU_PERIOD_US, Host, build, cpu_quota_us, environment
@@ -53,8 +53,6 @@ CREATE_PATIENCE_S = 1.0
 """For a creation that nobody wants any more; it takes 0.05 s, and containerd takes 2 s to undo half of one."""
 FRESH_S = 1.0
 """How long an image that was seen counts as present. One that is removed in that second makes a start error."""
-_ACCOUNTS_KEPT = 256
-"""Images whose accounts are remembered; each is a few kB."""
 
 log = structlog.get_logger()
 
@@ -75,7 +73,7 @@ class Runtime:
     allow_mounts: tuple[str, ...]
     _host: Host
     _running: Running
-    _accounts: dict[str, users.Accounts] = attrs.field(factory=dict)
+    _looks: Looks = attrs.field(factory=Looks)
     _found: dict[str, tuple[float, LocalImage]] = attrs.field(factory=dict)
     _deleted: set[str] = attrs.field(factory=set)
     """Tasks that containerd has deleted and that are not cleaned up yet."""
@@ -145,7 +143,7 @@ class Runtime:
             open_pipes,
             partial(trio.to_thread.run_sync, write_files, folder, task_id, spec, self.ip),
         ]
-        if image.chain_id in self._accounts:
+        if _look_of(image) in self._looks.seen:
             mounts, pipes, *_ = await together(*first, record)
         else:
             mounts, pipes, _ = await together(*first)
@@ -160,10 +158,10 @@ class Runtime:
         await pipes.wait_held()
         return lambda started: self._container(task_id, started, stop_signal, spec, created.pid)
 
-    def _config(self, task: Task, spec: Spec, image: LocalImage) -> dict[str, Any]:
-        """The container's config.json; the accounts of its image are known. *spec* is the record's, mounts resolved."""
-        task_id = task.record.id
-        user = users.resolve(spec.user or image.config.user, self._accounts[image.chain_id])
+    async def _config(self, task: Task, spec: Spec, image: LocalImage) -> dict[str, Any]:
+        """The container's config.json; its image was looked into. *spec* is the record's, mounts resolved."""
+        task_id, seen = task.record.id, self._looks.seen[_look_of(image)]
+        user = users.resolve(spec.user or image.config.user, seen.accounts)
         own = {
             "PORT": str(spec.port),
             "MILL_TASK_ID": task_id,
@@ -172,16 +170,16 @@ class Runtime:
         }
         env = environment(task_id, image.config, user, own, task.owned.env)
         host = with_files(self._host, self._folder(task_id), self._cgroup(task_id))
-        return build(task_id, spec, image.config, user, env, host)
+        binds = volumes.binds(seen.folders, spec, str(self._folder(task_id)))
+        if binds:
+            await trio.to_thread.run_sync(make_folders, binds)
+        return build(task_id, spec, image.config, user, env, attrs.evolve(host, volumes=binds))
 
     async def _snapshot(self, task_id: str, image: LocalImage, folder: Path) -> list[types_pb2.Mount]:
-        """The mounts of a writable layer over the image, whose accounts are learnt when they are new."""
+        """The mounts of a writable layer over the image, which is looked into when it is new."""
         mounts = await self._prepare(task_id, image.chain_id)
-        if image.chain_id not in self._accounts:
-            accounts = await trio.to_thread.run_sync(read_accounts, mounts, folder / "rootfs")
-            if len(self._accounts) >= _ACCOUNTS_KEPT:
-                self._accounts.pop(next(iter(self._accounts)))
-            self._accounts[image.chain_id] = accounts
+        if (key := _look_of(image)) not in self._looks.seen:
+            self._looks.keep(key, await trio.to_thread.run_sync(look, mounts, folder / "rootfs", key[1]))
         return mounts
 
     async def _limit_cpu(self, task_id: str, quota_us: int) -> None:
@@ -211,6 +209,7 @@ class Runtime:
 
     async def _create_record(self, task: Task, spec: Spec, image: LocalImage, stop_signal: int) -> None:
         """The container's record in containerd; it carries ours, so that the records can be rebuilt without SQLite."""
+        config = json.dumps(await self._config(task, spec, image)).encode()
         kept = json.dumps({"record": to_json(task.record), "owned": to_json(task.owned)}).encode()
         container = containers_pb2.Container(
             id=task.record.id,
@@ -221,7 +220,7 @@ class Runtime:
             },
             image=image.ref,
             runtime=self._shim(),
-            spec=AnyMessage(type_url=SPEC_TYPE, value=json.dumps(self._config(task, spec, image)).encode()),
+            spec=AnyMessage(type_url=SPEC_TYPE, value=config),
             snapshotter=self.session.features.snapshotter,
             snapshot_key=task.record.id,
             extensions={"mill.task": AnyMessage(type_url="mill.task", value=kept)},
@@ -399,6 +398,10 @@ CONNECT_PATIENCE_S = 3.0
 
 def _touch(path: Path) -> None:
     path.touch()
+
+
+def _look_of(image: LocalImage) -> tuple[str, tuple[str, ...]]:
+    return image.chain_id, volumes.names(image.config.volumes)
 
 
 def _stop_signal(text: str) -> int:

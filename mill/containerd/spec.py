@@ -57,12 +57,13 @@ class User:
 
 @attrs.frozen
 class Host:
-    """What the node brings to a container."""
+    """What the node brings to a container; `volumes` as pairs of source and target."""
 
     cgroup_path: str
     hosts_file: str
     resolv_file: str
     hostname_file: str
+    volumes: tuple[tuple[str, str], ...] = ()
     seccomp: Mapping[str, Any] | None = None
     init: str | None = None
     swap_limit: bool = True
@@ -111,7 +112,7 @@ def build(
             ],
         },
         "root": {"path": "rootfs", "readonly": spec.read_only},
-        "mounts": [*_mounts(), *_files(host, spec), *map(_mount, spec.mounts)],
+        "mounts": [*_mounts(), *_volumes(host), *_files(host, spec), *map(_mount, spec.mounts)],
         "linux": _linux(spec, host),
     }
 
@@ -241,6 +242,10 @@ def _mounts() -> list[dict[str, Any]]:
             "options": [*nosuid, "relatime", "ro"],
         },
     ]
+
+
+def _volumes(host: Host) -> list[dict[str, Any]]:
+    return [_bind(source, target, "rw") for source, target in host.volumes]
 
 
 def _files(host: Host, spec: Spec) -> list[dict[str, Any]]:
