@@ -45,6 +45,9 @@ BACKOFF_FIRST_S, BACKOFF_MOST_S = 0.1, 5.0
 STEADY_S = 30.0
 """Having run so long, containerd starts again with the first backoff."""
 
+UMASK = 0o022
+"""As dockerd's. containerd makes each container's root directory with it: under a milld that was started with 077, a user
+other than root could reach nothing in its container."""
 OOM_SCORE_ADJ = -500
 """The kernel should take tasks first; without CAP_SYS_RESOURCE this stays as it is."""
 
@@ -136,6 +139,7 @@ def _start(binary: str, place: Place) -> Running:
             stderr=output,
             env=_environment(),
             start_new_session=True,  # a Ctrl-C at milld's terminal is not for it
+            umask=UMASK,
         )
     with suppress(OSError):
         Path(f"/proc/{child.pid}/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
