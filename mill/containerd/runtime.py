@@ -172,7 +172,7 @@ class Runtime:
         host = with_files(self._host, self._folder(task_id), self._cgroup(task_id))
         binds = volumes.binds(seen.folders, spec, str(self._folder(task_id)))
         if binds:
-            await trio.to_thread.run_sync(make_folders, binds)
+            await trio.to_thread.run_sync(make_folders, binds, user)
         return build(task_id, spec, image.config, user, env, attrs.evolve(host, volumes=binds))
 
     async def _snapshot(self, task_id: str, image: LocalImage, folder: Path) -> list[types_pb2.Mount]:

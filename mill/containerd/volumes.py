@@ -2,7 +2,8 @@
 
 Docker mounts a nameless volume on each, with the image's content copied into it. Here the task's own layer holds the content
 and takes writes already, and goes with the task; so only two kinds need a mount: all of them under a read-only root, each
-bound to itself, and those that the image has no folder for, on a folder of the task's. Called by `runtime`.
+bound to itself, and those that the image has no folder for, on a folder of the task's, which is its user's (podman does
+that; Docker leaves it root's, so that only root can use it). Called by `runtime`.
 """
 
 import posixpath
