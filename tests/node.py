@@ -58,6 +58,7 @@ class Node:
     program: list[str] = attrs.field(factory=lambda: MILLD)
     home: Path = attrs.field(factory=lambda: Path(tempfile.mkdtemp(prefix="mill-", dir="/tmp")))
     port: int = attrs.field(factory=free_port)
+    umask: int = -1
     process: subprocess.Popen[bytes] | None = None
     ready: dict[str, str] = attrs.field(factory=dict)
     node_id: str = ""
@@ -118,7 +119,7 @@ class Node:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
-                env={**self.env(), **self.environ}, cwd="/",
+                env={**self.env(), **self.environ}, cwd="/", umask=self.umask,
             )  # fmt: skip
         line = self._first_line()
         if not line.startswith("milld ready: "):
