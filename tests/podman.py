@@ -19,6 +19,8 @@ from tests import leaks
 
 RUN_WITHIN_S = 60.0
 OPEN_FILES = (1024, min(524_288, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+CONFIG = '[engine]\nlock_type = "file"\n'
+"""Nothing of the machine's own configuration; and no locks in shared memory, of which all podmans of a machine have but one."""
 PROCESSES = (4096, 4096)
 """Less than podman's defaults, which a machine without CAP_SYS_RESOURCE may not give; of open files as many as Mill gives."""
 
@@ -99,7 +101,7 @@ def _ulimits() -> Iterator[str]:
 def podman() -> Iterator[Podman]:
     """A podman for a while; nothing stays of it."""
     folder = Path(tempfile.mkdtemp(prefix="mill-podman-"))
-    (folder / "containers.conf").write_text("")  # whatever the machine's administrator set is not compared
+    (folder / "containers.conf").write_text(CONFIG)
     for name in ("root", "runroot", "tmpdir"):
         (folder / name).mkdir()
     made = Podman(folder)
