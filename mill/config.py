@@ -7,6 +7,7 @@ is a `SetupError` of one line that names the option, the variable, or the file w
 import math
 import os
 import re
+import ssl
 import tomllib
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
@@ -63,13 +64,52 @@ DEFAULT_LOG_RETENTION_S = 86400.0
 LEAST_LOG_MAX_BYTES = MIB
 
 
+_MIRROR = re.compile(
+    r"(?:https?://)?(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?/?"
+)
+
+
+def _check_mirrors(_: object, field: Any, value: tuple[str, ...]) -> None:
+    """The text is not repeated: somebody may have written a password into it."""
+    for index, mirror in enumerate(value):
+        match = _MIRROR.fullmatch(mirror)
+        if match is None or int(match["port"] or 0) > 65535:  # noqa: PLR2004 -- the last port
+            raise FieldError(
+                f"{field.name}[{index}]",
+                "is no mirror: write HOST, HOST:PORT or http(s)://HOST:PORT, with no path; "
+                'its credentials belong into [registry."HOST:PORT"]',
+            )
+
+
+def _check_ca(owner: "RegistryConfig", field: Any, value: str | None) -> None:
+    if value is None:
+        return
+    if owner.plain_http:
+        raise FieldError(
+            field.name, "is for TLS, and plain_http says that there is none: leave one of them out"
+        )
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value)
+    except ssl.SSLError:
+        raise FieldError(field.name, f"{value} holds no certificate in PEM form") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise FieldError(field.name, f"cannot read {value!r}: {why}") from None
+
+
 @attrs.frozen
 class RegistryConfig:
-    """``[registry."HOST"]``: how to reach one registry. Without an entry: HTTPS, and Docker's config.json for credentials."""
+    """``[registry."HOST"]``: how to reach one registry. Without an entry: HTTPS, and Docker's config.json for credentials.
+
+    `plain_http` None: plain on loopback, unless `ca` (a PEM file, trusted for this registry's sake beside what the system
+    trusts) says that it speaks TLS. `mirrors` are asked first, in their order; each has its own entry, or none.
+    """
 
     username: str | None = None
     password: str | None = attrs.field(default=None, repr=False)
-    plain_http: bool = False
+    plain_http: bool | None = None
+    mirrors: tuple[str, ...] = attrs.field(default=(), validator=_check_mirrors)
+    ca: str | None = attrs.field(default=None, validator=_check_ca)
 
 
 @attrs.frozen

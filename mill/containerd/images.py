@@ -15,7 +15,7 @@ import trio
 from google.protobuf.empty_pb2 import Empty
 
 from mill.config import RegistryConfig
-from mill.containerd import content, loading, oci, reference, rpcs
+from mill.containerd import content, loading, names, oci, reference, rpcs
 from mill.containerd.authorization import Authorizer
 from mill.containerd.credentials import Credentials
 from mill.containerd.faults import RpcError, RpcNotFound, RpcUnavailable
@@ -65,7 +65,7 @@ class Images:
         *on_progress* is called from this coroutine, at most ten times a second.
         """
         parsed = _parsed(ref)
-        if policy is not PullPolicy.ALWAYS:
+        if policy is not PullPolicy.ALWAYS or parsed.digest:  # what a digest means no registry can change
             try:
                 found = await self._again_if_away(partial(self._find, parsed))
             except RpcError as fault:
@@ -108,12 +108,8 @@ class Images:
         return images
 
     async def _find(self, ref: Reference) -> LocalImage | None:
-        request = images_pb2.GetImageRequest(name=ref.normalised)
-        try:
-            image = (await self._session.call(rpcs.IMAGES_GET, request)).image
-        except RpcNotFound:
-            return None
-        inspected = await self._inspect(_target(image))
+        image = await names.image_of(self._session, ref)
+        inspected = await self._inspect(_target(image)) if image else None
         if inspected is None or not await self.puller.unpacker.there(inspected.chain_id):
             return None
         return _local(ref, inspected)
@@ -192,8 +188,9 @@ async def serve(
 ) -> None:
     """Own the pulls. Leases that an earlier milld of this node left are removed first."""
     await sweep(session, node_id)
-    credentials = Credentials({host.lower(): config for host, config in registries.items()}, docker_config)
-    async with open_transport(stall_s=stall_s) as transport, trio.open_nursery() as nursery:
+    credentials = Credentials(registries, docker_config)
+    opened = open_transport(authorities=credentials.hosts.authorities(), stall_s=stall_s)
+    async with opened as transport, trio.open_nursery() as nursery:
         registry = Registry(transport, Authorizer(transport, credentials, now), now, patience)
         host = oci.platform_of(platform.machine())
         puller = Puller(session, registry, Unpacker(session), host, node_id, now)

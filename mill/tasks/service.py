@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from mill.config import CLEANUP_RETRY_S
+from mill.containerd import reference
 from mill.errors import Conflict, Interrupted, MillError, NotFound
 from mill.model import (
     Deadline,
@@ -77,7 +78,7 @@ class Tasks:
         )
         self.ledger.reserve(task_id, asked)
         try:
-            image = None if spec.pull is PullPolicy.ALWAYS else await self._world.runtime.find_image(spec)
+            image = None if _asks_anew(spec) else await self._world.runtime.find_image(spec)
         except BaseException:
             self.ledger.release(task_id)
             raise
@@ -251,6 +252,11 @@ class Tasks:
                     log.warning("cannot clean up after a task yet; trying on", task=task_id, why=str(error))
                     complained = True
                 await trio.sleep(CLEANUP_RETRY_S)
+
+
+def _asks_anew(spec: Spec) -> bool:
+    """Whether the registry is to be asked although the image may be here. What a digest means it cannot change."""
+    return spec.pull is PullPolicy.ALWAYS and reference.parse(spec.image).digest is None
 
 
 def _with_kill(task: Task, kill: Kill) -> Task:

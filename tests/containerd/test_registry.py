@@ -5,13 +5,14 @@ from contextlib import aclosing
 from email.utils import formatdate
 
 import attrs
+import httpx
 import pytest
 import trio
 
 from mill.containerd import oci
 from mill.containerd.reference import parse
-from mill.containerd.registry import MANIFEST_LIMIT_BYTES, Patience, _retry_after_s
-from mill.containerd.transport import Refused
+from mill.containerd.registry import MANIFEST_LIMIT_BYTES, Patience
+from mill.containerd.transport import Refused, retry_after_s
 from mill.errors import PullError
 from tests import images
 from tests import registry as real
@@ -106,10 +107,13 @@ def test_delays_double_and_a_registrys_wish_is_heeded_within_bounds() -> None:
 
 
 def test_retry_after_is_a_number_or_a_date() -> None:
-    assert _retry_after_s("7", 1000.0) == 7
-    assert _retry_after_s(formatdate(1030, usegmt=True), 1000.0) == 30
-    assert _retry_after_s("soon", 1000.0) is None
-    assert _retry_after_s(None, 1000.0) is None
+    def told(headers: dict[str, str]) -> float | None:
+        return retry_after_s(httpx.Response(429, headers=headers), 1000.0)
+
+    assert told({"Retry-After": " 7 "}) == 7
+    assert told({"Retry-After": formatdate(1030, usegmt=True)}) == 30
+    assert told({"Retry-After": "soon"}) is None
+    assert told({}) is None
 
 
 async def test_nobody_listening_is_network_and_says_so() -> None:
