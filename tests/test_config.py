@@ -136,6 +136,8 @@ def test_templates_and_registries_come_from_the_file(write: Write) -> None:
         username = "me"
         password = "secret"
         plain_http = true
+        [registry."docker.io"]
+        mirrors = ["mirror.example.com:5000", "http://127.0.0.1:5001", "https://[::1]/"]
     """),
     )
     assert config.templates == {
@@ -147,7 +149,12 @@ def test_templates_and_registries_come_from_the_file(write: Write) -> None:
             env={"MODE": "agent"},
         )
     }
-    assert config.registries == {"localhost:5000": RegistryConfig("me", "secret", plain_http=True)}
+    assert config.registries == {
+        "localhost:5000": RegistryConfig("me", "secret", plain_http=True),
+        "docker.io": RegistryConfig(
+            mirrors=("mirror.example.com:5000", "http://127.0.0.1:5001", "https://[::1]/")
+        ),
+    }
     assert "secret" not in repr(config)
 
 
@@ -218,11 +225,56 @@ def test_a_bad_value_names_the_flag_or_the_variable(option: str, text: str) -> N
             '[registry."host:5000"]\nplain_http = "yes"',
             "2: registry.host:5000.plain_http: must be true or false",
         ),
+        (
+            '[registry."host"]\nmirror = ["x"]',
+            "2: registry.host.mirror: unknown field; known are: ca, mirrors, password, plain_http, username",
+        ),
+        ('[registry."host"]\nmirrors = "x"', "2: registry.host.mirrors: must be a list, not a string"),
+        (
+            '[registry."host"]\nmirrors = [\n"x",\n5]',
+            "2: registry.host.mirrors[1]: must be a string, not a number",
+        ),
+        *(
+            (
+                f'[registry."host"]\nmirrors = ["x", "{mirror}"]',
+                "2: registry.host.mirrors[1]: is no mirror: write HOST",
+            )
+            for mirror in (
+                "",
+                "ftp://x",
+                "https://x/v2/proxy",
+                "x/y",
+                "x y",
+                "x:99999",
+                "https://",
+                "me:pw@x",
+            )
+        ),
+        ('[registry."host"]\nca = 5', "2: registry.host.ca: must be a string, not a number"),
+        (
+            '[registry."host"]\n\nca = "/no/such.pem"',
+            "3: registry.host.ca: cannot read '/no/such.pem': No such file",
+        ),
+        ('[registry."host"]\nca = "/etc"', "2: registry.host.ca: cannot read '/etc': Is a directory"),
+        ('[registry."host"]\nca = ""', "2: registry.host.ca: cannot read ''"),
+        ('[registry."host"]\nca = "a\\u0000b"', "2: registry.host.ca: cannot read 'a\\x00b'"),
+        (
+            '[registry."host"]\nca = "/etc/passwd"',
+            "2: registry.host.ca: /etc/passwd holds no certificate in PEM form",
+        ),
+        (
+            '[registry."host"]\nplain_http = true\nca = "x"',
+            "3: registry.host.ca: is for TLS, and plain_http says",
+        ),
     ],
 )
 def test_a_mistake_in_the_file_is_told_with_its_line(text: str, line: str, write: Write) -> None:
     file = write(text)
     assert refused(file=file).startswith(f"{file}:{line}")
+
+
+def test_a_password_in_a_mirror_is_not_repeated(write: Write) -> None:
+    assert "s3cret" not in refused(file=write('[registry.host]\nmirrors = ["https://me:s3cret@mirror"]'))
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,11 @@ def _translated(error: httpx.HTTPError) -> Transient | Refused:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            advice = ": set ca for its registry" if cause.verify_code in _UNKNOWN_ISSUER else ""
+            advice = (
+                ": set ca for its registry in milld's configuration"
+                if cause.verify_code in _UNKNOWN_ISSUER
+                else ""
+            )
             return Refused(
                 "network", f"the certificate of {host} is not trusted ({cause.verify_message}){advice}"
             )

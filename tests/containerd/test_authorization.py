@@ -122,7 +122,10 @@ async def test_a_token_that_the_registry_no_longer_takes_is_replaced() -> None:
         assert len(tokens.asked) == 2
 
 
-@pytest.mark.parametrize("answer", [b"", b"[]", b"{}", b'{"token": 5}', b'{"token": "a\\nb"}'])
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"[]", b"{}", b'{"token": 5}', b'{"token": "a\\nb"}', b'{"token": "a b"}', b'{"token": "s3cret "}'],
+)
 async def test_an_answer_without_a_token_is_auth(answer: bytes) -> None:
     async def handler(asked: Asked, _stream: trio.SocketStream) -> Reply:
         await trio.lowlevel.checkpoint()
@@ -135,6 +138,24 @@ async def test_an_answer_without_a_token_is_auth(answer: bytes) -> None:
     error, _ = await manifest_failure(handler)
     assert error.detail == "auth"
     assert "sent no token" in error.message
+    assert "s3cret" not in error.message
+
+
+async def test_a_token_service_that_wants_to_be_asked_later_is() -> None:
+    service, clock = TokenService(), Clock()
+    replies = iter([Reply(429, headers={"Retry-After": "0"}), Reply(503)])
+
+    async def tokens(asked: Asked, stream: trio.SocketStream) -> Reply:
+        return next(replies, None) or await service.tokens(asked, stream)
+
+    async with (
+        serving(service.registry) as server,
+        serving(tokens) as second,
+        client(clock=clock) as registry,
+    ):
+        service.realm = f"http://{second.host}/token"
+        await registry.manifest(parse(f"{server.host}/x/y"))
+    assert len(second.asked) == 3
 
 
 async def test_a_token_with_an_absurd_life_is_taken_for_a_minute() -> None:
@@ -276,6 +297,15 @@ async def test_a_blob_store_that_asks_for_a_login_gets_none() -> None:
                 await fetch(registry, server.host)
         assert caught.value.detail == "network"
         assert not any("authorization" in asked.headers for asked in (*store.asked, *server.asked))
+
+
+async def test_no_cookie_is_ever_sent_back() -> None:
+    """They know no ports: one registry's would go to another on the same host."""
+    reply = Reply(body=DATA, headers={"Set-Cookie": "session=s3cret; Path=/"})
+    async with serving(always(reply)) as server, client() as registry:
+        await fetch(registry, server.host)
+        await fetch(registry, server.host)
+    assert [("cookie" in asked.headers) for asked in server.asked] == [False, False]
 
 
 async def test_redirects_without_end_end() -> None:

@@ -74,6 +74,15 @@ async def test_an_unknown_image_is_not_found(open_registry: real.Registry) -> No
 # -- answers that may get better ------------------------------------------------------------------------------------
 
 
+async def test_a_mirror_gets_one_more_try_and_soon() -> None:
+    async with serving(always(Reply(503))) as server, client(patience=Patience(first_s=0.01)) as registry:
+        hasty = registry.in_haste()
+        assert hasty.patience.delay_s(1, 3600) == 2
+        with pytest.raises(PullError, match="2 times in a row"):
+            await hasty.manifest(parse(f"{server.host}/x/y"))
+        assert len(server.asked) == 2
+
+
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
 async def test_a_passing_failure_is_waited_out(status: int) -> None:
     answers = iter([Reply(status, headers={"Retry-After": "0"}), Reply(status), Reply(body=DATA)])
@@ -256,6 +265,13 @@ async def test_a_manifest_that_does_not_match_is_refused() -> None:
     assert (await manifest_failure(always(Reply(body=MANIFEST.manifest)), f"x/y@{wrong}"))[
         0
     ].detail == "digest"
+
+
+async def test_a_web_page_is_no_manifest() -> None:
+    page = Reply(body=b"<html>", headers={"Content-Type": "text/html; charset=utf-8"})
+    error, server = await manifest_failure(always(page))
+    assert (error.detail, len(server.asked)) == ("invalid", 1)
+    assert "web page: is it a registry?" in error.message
 
 
 async def test_a_manifest_that_is_too_large_is_refused() -> None:

@@ -16,6 +16,8 @@ import attrs
 from tests.images import Made, OciImage, busybox_image, large_layer
 
 STALL_AT_MOST_S = 60.0
+POLL_S = 0.05
+"""How long a server may take to notice that it is to end."""
 STALLS_FROM_BYTES = 64 * 1024
 """Layers are larger, manifests and configs smaller."""
 
@@ -102,7 +104,7 @@ def serving(
     with Threads((address, 0), Handler) as server:
         if tls is not None:  # the handshake is the connection's thread's
             server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(POLL_S,), daemon=True)
         thread.start()
         try:
             yield Server(f"{address}:{server.server_address[1]}", asked)
