@@ -1,4 +1,7 @@
-"""Certificate authorities of the tests' own, and servers' certificates by them; made with the ``openssl`` command."""
+"""Certificate authorities of the tests' own, and servers' certificates by them; made with the ``openssl`` command.
+
+They are as plain as private ones often are: without key identifiers and usages, which strict verification would miss.
+"""
 
 import ssl
 import subprocess

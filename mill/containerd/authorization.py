@@ -20,7 +20,9 @@ from mill.containerd.reference import Reference
 from mill.containerd.transport import Refused, Transient, Transport, read_bounded, retry_after_s
 
 _TOKEN_LIMIT_BYTES = 2**20
-_TOKEN = re.compile(r"[!-~]+")  # no space, which RFC 6750 does not know in a token either
+_TOKEN = re.compile(
+    r"[!-~]+"
+)  # no space (nor has RFC 6750 one): the error of a header that is none repeats it
 _LEAST_LIFE_S = 60.0  # what the protocol says a token lives where nothing is said
 _MOST_LIFE_S = 30 * 86400.0  # a longer one is no time at all
 _LIFE_USED = 0.8  # share of a token's life after which a new one is fetched
@@ -148,9 +150,7 @@ def _parse_token(ref: Reference, body: bytes) -> tuple[str, float]:
         life = document.get("expires_in")
     except (ValueError, AttributeError):
         token, life = None, None
-    if not isinstance(token, str) or not _TOKEN.fullmatch(
-        token
-    ):  # what is no header would be told by httpx's error
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
         raise Refused("auth", f"the token service of {ref.pull_host} sent no token")
     known = isinstance(life, int | float) and 0 < life < _MOST_LIFE_S
     return token, max(float(life) if known else _LEAST_LIFE_S, _LEAST_LIFE_S)

@@ -2,7 +2,7 @@
 
 Docker Hub has several names; by whichever the configuration calls it, it is found. A mirror keeps the images of another
 registry under the same repositories and is in all else a registry of its own: with its own credentials, or none.
-`credentials` holds it for all who ask registries.
+It is believed about tags, as Docker does it; a digest needs no belief. `credentials` holds it for all who ask registries.
 """
 
 from collections.abc import Mapping

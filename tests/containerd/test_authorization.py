@@ -11,6 +11,7 @@ import trio
 
 from mill.config import RegistryConfig
 from mill.containerd.reference import parse
+from mill.containerd.registry import Patience
 from mill.containerd.transport import Refused
 from mill.errors import PullError
 from tests import images
@@ -143,18 +144,20 @@ async def test_an_answer_without_a_token_is_auth(answer: bytes) -> None:
 
 async def test_a_token_service_that_wants_to_be_asked_later_is() -> None:
     service, clock = TokenService(), Clock()
-    replies = iter([Reply(429, headers={"Retry-After": "0"}), Reply(503)])
+    replies = iter([Reply(status, headers={"Retry-After": "0"}) for status in (429, 503)])
 
     async def tokens(asked: Asked, stream: trio.SocketStream) -> Reply:
         return next(replies, None) or await service.tokens(asked, stream)
 
+    patience = Patience(first_s=3600, most_s=3600)
     async with (
         serving(service.registry) as server,
         serving(tokens) as second,
-        client(clock=clock) as registry,
+        client(clock=clock, patience=patience) as registry,
     ):
         service.realm = f"http://{second.host}/token"
-        await registry.manifest(parse(f"{server.host}/x/y"))
+        with trio.fail_after(10):
+            await registry.manifest(parse(f"{server.host}/x/y"))
     assert len(second.asked) == 3
 
 

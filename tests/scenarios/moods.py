@@ -63,10 +63,10 @@ def first_byte(asked: Asked) -> int:
     return int(asked.headers.get("range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
 
 
-def open_shop(name: str, store: str = "") -> Shop:
+def open_shop(name: str, store: str = "", *, size_bytes: int = 2**20) -> Shop:
     """With a layer of its own upon busybox'; its tasks end at once, and well."""
     busybox = busybox_image(Cmd=["true"])
-    image = OciImage([*busybox.layers, large_layer(2**20, name.encode())], busybox.config)
+    image = OciImage([*busybox.layers, large_layer(size_bytes, name.encode())], busybox.config)
     return Shop(name, image.made(), digest_of(image.layers[-1]), store)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import ssl
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -197,3 +199,34 @@ def test_a_password_goes_to_its_own_registry_only_and_into_no_log_and_no_record(
     known = node.log.read_text() + json.dumps(node.records())
     assert "mirror failed, asking the next" in known
     assert [p for p in learnt if p in known or header("me", p).split()[1] in known] == []
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="mill-disk-", dir="/tmp"))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+    folder.rmdir()
+
+
+def test_a_full_disk_is_told_at_once_since_no_other_registry_can_help(small_disk: Path) -> None:
+    """Only containerd's state is on the small disk: what milld has to write down finds room."""
+    shop = open_shop("large", size_bytes=60 * 2**20)
+    with (
+        serving(shop.honest, address="127.0.0.2") as mirror,
+        serving(shop.honest) as home,
+    ):
+        node = Node(name="cramped", config=f'[registry."{home.host}"]\nmirrors = ["{mirror.host}"]\n')
+        node.data_dir.mkdir()
+        (node.data_dir / "containerd").symlink_to(small_disk)
+        try:
+            node.start()
+            record = end_of(node, spawn(node, f"{home.host}/large/app:1"))
+            assert (record["reason"], record["detail"]) == ("pull_error", "disk"), record
+            assert "containerd's disk is full; free space or remove images" in str(record["message"])
+            assert mirror.asked
+            assert home.asked == []
+            node.stop()
+        finally:
+            node.destroy()

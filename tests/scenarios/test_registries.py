@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.node import Node
-from tests.scenarios.market import BASIC, PASSWORD, Market, end_of, open_market
+from tests.scenarios.market import BASIC, PASSWORD, SMALL, Market, end_of, open_market
 from tests.scenarios.moods import ROWS, SIGNATURE, TOKEN, first_byte
 
 Opened = tuple[Market, Node, dict[str, str]]
@@ -47,6 +47,24 @@ def test_what_broke_off_is_resumed_where_it_broke(opened: Opened) -> None:
         start, *later = offsets(market, name)
         assert start == 0
         assert [offset > 100_000 for offset in later] == [True], name
+
+
+@pytest.mark.parametrize("policy", ["missing", "never", "always"])
+def test_a_digest_that_is_here_starts_without_a_question_to_the_registry(opened: Opened, policy: str) -> None:
+    """Pulled by its tag; whatever the policy, for what a digest means cannot change."""
+    market, node, ids = opened
+    end_of(node, ids["honest"])
+    asked = sum("/honest/" in request.path for request in market.registry.asked)
+    digest = market.shops["honest"].made.digest
+    for name in (f"@{digest}", f":1@{digest}", f":other@{digest}"):
+        answer = node.api(
+            "POST",
+            "/v1/tasks/spawn",
+            json={"image": f"{market.registry.host}/honest/app{name}", "pull": policy, **SMALL},
+        )
+        assert answer.json()["status"] == "starting"
+        assert end_of(node, answer.json()["id"])["exit_code"] == 0
+    assert sum("/honest/" in request.path for request in market.registry.asked) == asked
 
 
 def test_no_secret_reaches_another_host_or_milld_s_log_or_a_record(opened: Opened) -> None:

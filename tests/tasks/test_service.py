@@ -45,6 +45,10 @@ async def test_a_spawn_of_an_image_that_is_there_answers_starting(scene: Scene) 
         assert (record.status, record.times.pulled) == (Status.STARTING, EPOCH)
         always = await tasks.spawn(SpawnRequest(image=BUSYBOX, pull=PullPolicy.ALWAYS), {})
         assert always.status is Status.PULLING
+        by_digest = f"busybox@sha256:{'0a' * 32}"
+        scene.runtime.images.add(by_digest)
+        fixed = await tasks.spawn(SpawnRequest(image=by_digest, pull=PullPolicy.ALWAYS), {})
+        assert fixed.status is Status.STARTING
         await wait_all_tasks_blocked()
         assert scene.journal.count("pull") == 1
 
