@@ -104,7 +104,7 @@ class Puller:
         except PullError as error:
             if not failed:
                 raise
-            message = f"{error.message}; before it failed as a mirror: {', '.join(failed)}"
+            message = f"{error.message}; its mirrors failed before it: {', '.join(failed)}"
             raise PullError(error.detail, message) from error.__cause__
 
     async def _pull(self, source: Source, progress: Progress) -> Unpacked:

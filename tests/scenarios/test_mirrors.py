@@ -57,7 +57,7 @@ CASES = {
     "is-for-others": Case((foreign,)),
     "second-has-it": Case(("down", honest), asks_home=False),
     "all-fail": Case(("down", always(404)), always(403), detail="auth", told="(network), 127.0.0.2:"),
-    "only-home-fails": Case((always(404),), always(404), detail="not_found", told="before it failed as a mirror"),
+    "only-home-fails": Case((always(404),), always(404), detail="not_found", told="its mirrors failed before it: 127.0.0.2:"),
     "by-tls": Case(("tls",), asks_home=False),
     "by-strange-tls": Case(("strange",)),
     "home-by-tls": Case((), "tls"),
