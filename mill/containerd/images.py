@@ -109,10 +109,14 @@ class Images:
 
     async def _find(self, ref: Reference) -> LocalImage | None:
         image = await names.image_of(self._session, ref)
-        inspected = await self._inspect(_target(image)) if image else None
+        if image is None:
+            return None
+        inspected = await self._inspect(_target(image))
         if inspected is None or not await self.puller.unpacker.there(inspected.chain_id):
             return None
-        return _local(ref, inspected)
+        return _local(
+            image.name, inspected
+        )  # the name it is kept by, which for a digest may be another than *ref*
 
     async def _pull(self, ref: Reference, progress: Progress) -> LocalImage:
         try:
@@ -123,7 +127,7 @@ class Images:
             await self._wait_back()
             pulled = await self.puller.pull(ref, progress)
         self._remember(pulled)
-        return _local(ref, pulled)
+        return _local(ref.normalised, pulled)
 
     async def _again_if_away(self, ask: Callable[[], Awaitable[LocalImage | None]]) -> LocalImage | None:
         try:
@@ -205,8 +209,8 @@ def _parsed(ref: str) -> Reference:
         raise PullError("invalid", str(error)) from error
 
 
-def _local(ref: Reference, image: Unpacked) -> LocalImage:
-    return LocalImage(ref.normalised, image.target.digest, image.chain_id, image.config)
+def _local(name: str, image: Unpacked) -> LocalImage:
+    return LocalImage(name, image.target.digest, image.chain_id, image.config)
 
 
 def _target(image: images_pb2.Image) -> Descriptor:
