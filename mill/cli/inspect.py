@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import click
 
-from mill.cli import connect, render
+from mill.cli import complete, connect, render
 from mill.cli.output import show_json, show_pairs
 from mill.client import Client, calls
 
@@ -19,7 +19,7 @@ HELP = """Show all there is to know about tasks: the end and its reason, times, 
 
 
 @click.command(help=HELP)
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete.tasks)
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the API's answer, of several ids one after another."
 )

@@ -148,7 +148,7 @@ def _opened(root: Path, name: str) -> Iterator[int | None]:
     """A descriptor that only names what is at *name* within *root*; None where nothing is."""
     base = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        found = _open_in_root(base, name)
+        found = open_in_root(base, name)
     finally:
         os.close(base)
     try:
@@ -158,7 +158,8 @@ def _opened(root: Path, name: str) -> Iterator[int | None]:
             os.close(found)
 
 
-def _open_in_root(base: int, name: str) -> int | None:
+def open_in_root(base: int, name: str) -> int | None:
+    """A descriptor that only names what is at *name* within *base*."""
     how = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT)
     for _ in range(_TRIES):
         found: int = _libc.syscall(_SYS_OPENAT2, base, name.encode(), ctypes.byref(how), ctypes.sizeof(how))

@@ -60,6 +60,11 @@ class Features:
         return _SNAPSHOTTER_TYPE + "overlayfs" in self.plugins
 
     @property
+    def runs_tasks(self) -> bool:
+        """Whether its task service is on and has not failed."""
+        return _TASK_SERVICE in self.plugins
+
+    @property
     def snapshotter(self) -> str:
         """The snapshotter to use: ``native`` copies, but works on any filesystem."""
         return "overlayfs" if self.overlayfs else "native"
@@ -170,18 +175,23 @@ class Session:
 
     async def greet(self, *, timeout_s: float) -> None:
         """Learn who answers and have the namespace; from then on the session counts as connected."""
-        version = await self._call(rpcs.VERSION, Empty(), timeout_s=timeout_s, wait_for_ready=True)
+        features = await self.learn(timeout_s=timeout_s)
         request = namespaces_pb2.CreateNamespaceRequest(
             namespace=namespaces_pb2.Namespace(name=self.namespace)
         )
         with suppress(RpcAlreadyExists):
             await self._call(rpcs.NAMESPACES_CREATE, request, timeout_s=timeout_s)
+        self.features = features
+        self._up.set()
+
+    async def learn(self, *, timeout_s: float) -> Features:
+        """Who answers, and what works there. Changes nothing at either end."""
+        version = await self._call(rpcs.VERSION, Empty(), timeout_s=timeout_s, wait_for_ready=True)
         listed = await self._call(
             rpcs.INTROSPECTION_PLUGINS, introspection_pb2.PluginsRequest(), timeout_s=timeout_s
         )
         working = frozenset(f"{p.type}.{p.id}" for p in listed.plugins if not p.HasField("init_err"))
-        self.features = Features(version=version.version, plugins=working)
-        self._up.set()
+        return Features(version=version.version, plugins=working)
 
     def close(self) -> None:
         """End every call and refuse further ones."""
@@ -252,7 +262,7 @@ async def serve(
             raise SetupError(
                 f"{socket}: what listens there is not containerd, or hangs ({fault.message})"
             ) from fault
-        if _TASK_SERVICE not in session.features.plugins:
+        if not session.features.runs_tasks:
             raise SetupError(
                 f"{socket}: this containerd runs no tasks: its plugin {_TASK_SERVICE} is off or has failed"
             )

@@ -22,9 +22,10 @@ from structlog.processors import ExceptionRenderer
 from structlog.tracebacks import ExceptionDictTransformer
 
 from mill import __version__
-from mill.config import OPTIONS, SHUTDOWN_S, Config, load
+from mill.config import SHUTDOWN_S, Config, load
 from mill.daemon import datadir
 from mill.daemon.node import Ready, serve_node
+from mill.daemon.options import setup_options
 from mill.errors import SetupError
 
 BAD_SETUP = 2
@@ -36,24 +37,8 @@ SWITCH_INTERVAL_S = 0.001
 log = structlog.get_logger()
 
 
-def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Every option of `config.OPTIONS` as a flag."""
-    for name, (_, text) in reversed(list(OPTIONS.items())):
-        command = click.option(f"--{name.replace('_', '-')}", name, help=f"{text}  [MILL_{name.upper()}]")(
-            command
-        )
-    return command
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@_options
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    envvar="MILL_CONFIG",
-    help="a TOML file with these options",
-)
+@setup_options
 @click.version_option(__version__, prog_name="milld")
 def milld(config_file: Path | None, **flags: str | None) -> None:
     """Run Mill's daemon on this node until SIGTERM. Containers are left running: the next milld goes on with them."""
@@ -89,7 +74,9 @@ async def _run(config: Config) -> None:
             settle()
             click.echo(f"milld ready: node={ready.node} api={ready.api} containerd={ready.containerd}")
             sys.stdout.flush()
-            _notify("READY=1")
+            _notify(
+                f"READY=1\nSTATUS=node {ready.node}, API at {ready.api}, containerd at {ready.containerd}"
+            )
 
 
 def settle() -> None:
@@ -116,7 +103,7 @@ async def _wait_signal(signals: Any, stop: trio.Event, *, task_status: trio.Task
     async for number in signals:
         if not stop.is_set():
             log.info("stopping; tasks run on", signal=signal.Signals(number).name)
-            _notify("STOPPING=1")
+            _notify("STOPPING=1\nSTATUS=stopping; tasks run on")
             signal.signal(signal.SIGALRM, _give_up)
             signal.setitimer(signal.ITIMER_REAL, SHUTDOWN_S + SPARE_S)
         stop.set()
