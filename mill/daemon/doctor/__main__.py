@@ -12,9 +12,6 @@ from pathlib import Path
 
 import click
 
-from mill.config import Config, load
-from mill.errors import SetupError
-
 EXIT_PROBLEM = 1
 EXIT_NO_NODE = 3
 
@@ -36,17 +33,11 @@ def doctor(config_file: Path | None, *, as_json: bool, **flags: str | None) -> N
     import trio  # noqa: PLC0415 -- as in `main`
 
     from mill.daemon.doctor.examine import examine  # noqa: PLC0415 -- as in `main`
-    from mill.daemon.doctor.findings import problem, report  # noqa: PLC0415 -- as in `main`
+    from mill.daemon.doctor.findings import report  # noqa: PLC0415 -- as in `main`
     from mill.daemon.doctor.host import Host  # noqa: PLC0415 -- as in `main`
+    from mill.daemon.doctor.setup import configured  # noqa: PLC0415 -- as in `main`
 
-    found = []
-    try:
-        config = load(flags, os.environ, config_file)
-    except SetupError as error:
-        found = [
-            problem("setup", str(error), "mend it: milld does not start with it; below it counts as not said")
-        ]
-        config = _without_faults(flags)
+    config, found = configured(flags, os.environ, config_file)
     found += trio.run(partial(examine, Host(config)))
     said = report(found)
     if as_json:
@@ -56,19 +47,6 @@ def doctor(config_file: Path | None, *, as_json: bool, **flags: str | None) -> N
             click.echo(f"{finding.level:8} {finding.check:10} {'; '.join((finding.found, *finding.advice))}")
     if said["problems"]:
         sys.exit(EXIT_PROBLEM)
-
-
-def _without_faults(flags: dict[str, str | None]) -> Config:
-    """What is right of flags and environment, one by one; the file, which cannot be read in parts, left out."""
-    right: dict[str, str | None] = {}
-    for name, flag in flags.items():
-        said = flag if flag is not None else os.environ.get(f"MILL_{name.upper()}")
-        try:
-            load({name: said}, {}, None)
-        except SetupError:
-            continue
-        right[name] = said
-    return load(right, {}, None)
 
 
 if __name__ == "__main__":

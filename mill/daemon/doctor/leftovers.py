@@ -13,7 +13,7 @@ from mill.daemon.doctor.findings import Finding, Level, ok
 from mill.daemon.doctor.host import Host
 
 _LABELLED = f'labels."{NODE_LABEL}"'
-_SNAPSHOTTERS = ("overlayfs", "native")
+_SNAPSHOTTERS = {"overlayfs": "snapshots", "native": "native snapshots"}
 
 Labelled = dict[str, dict[str, list[str]]]
 """Names by node id and kind."""
@@ -50,14 +50,14 @@ async def _objects(session: Session) -> AsyncIterator[tuple[str, str, str]]:
     containers = await asked(rpcs.CONTAINERS_LIST, containers_pb2.ListContainersRequest(filters=[_LABELLED]))
     for one in containers.containers if containers else ():
         yield "containers", one.id, one.labels[NODE_LABEL]
-    for snapshotter in _SNAPSHOTTERS:
+    for snapshotter, kind in _SNAPSHOTTERS.items():
         request = snapshots_pb2.ListSnapshotsRequest(snapshotter=snapshotter, filters=[_LABELLED])
         try:
             pages = await session.collect(rpcs.SNAPSHOTS_LIST, request)
         except RpcError:  # a snapshotter that is off
             continue
         for info in (info for page in pages for info in page.info):
-            yield "snapshots", info.name, info.labels[NODE_LABEL]
+            yield kind, info.name, info.labels[NODE_LABEL]
     leases = await asked(rpcs.LEASES_LIST, leases_pb2.ListRequest(filters=[_LABELLED]))
     for lease in leases.leases if leases else ():
         yield "leases", lease.id, lease.labels[NODE_LABEL]

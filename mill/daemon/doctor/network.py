@@ -76,8 +76,8 @@ def listener_of(host: Host, port: int) -> int | None:
         if (words := line.split())[3] == TCP_LISTEN and int(words[1].rpartition(":")[2], 16) == port
     }
     for pid, _ in host.processes() if inodes else ():
-        with suppress(OSError):
-            for descriptor in os.scandir(host.proc / str(pid) / "fd"):
+        with suppress(OSError), os.scandir(host.proc / str(pid) / "fd") as descriptors:
+            for descriptor in descriptors:
                 with suppress(OSError):
                     if os.readlink(descriptor.path) in inodes:  # noqa: PTH115 -- thousands of them, without a Path each
                         return pid

@@ -18,7 +18,7 @@ from mill.logs import holder
 GROUP = "/mill"
 SHORT = 8
 """So many characters of a node's id name its control group."""
-KINDS = ("containers", "snapshots", "leases")
+KINDS = ("containers", "snapshots", "native snapshots", "leases")
 SHOWN = 3
 
 
@@ -119,6 +119,8 @@ def _removal(one: Belongings, socket: str, groups: Path) -> Iterator[str]:
         yield f"{ctr} tasks rm -f {task}; {ctr} containers rm {task}"
     for key in one.objects.get("snapshots", ()):
         yield f"{ctr} snapshots rm {key}"
+    for key in one.objects.get("native snapshots", ()):
+        yield f"{ctr} snapshots --snapshotter native rm {key}"
     for lease in one.objects.get("leases", ()):
         yield f"{ctr} leases rm {lease}"
     if sum(one.groups.values()) and not containers:
