@@ -84,13 +84,16 @@ class Host:
                 yield int(folder.name), line.rstrip("\0").split("\0")
 
     def milld_of(self, data_dir: Path) -> int | None:
-        """The process that holds the lock of *data_dir*, as the kernel knows it (proc_locks(5)); the lock is not touched."""
+        """The process that holds the lock of *data_dir*, as the kernel knows it (proc_locks(5)); the lock is not touched.
+
+        It has written its pid into the file: inodes alone are the same on many filesystems.
+        """
         with suppress(OSError):
-            inode = (data_dir / LOCK_NAME).stat().st_ino
+            inode, pid = (data_dir / LOCK_NAME).stat().st_ino, read(data_dir / LOCK_NAME).strip()
             for line in read(self.proc / "locks").splitlines():
                 words = line.split()
-                if words[1:4] == ["FLOCK", "ADVISORY", "WRITE"] and words[5].endswith(f":{inode}"):
-                    return int(words[4])
+                if words[1:5] == ["FLOCK", "ADVISORY", "WRITE", pid] and words[5].endswith(f":{inode}"):
+                    return int(pid)
         return None
 
 

@@ -19,7 +19,7 @@ def host(tmp_path: Path) -> Host:
         data_dir = tmp_path / name
         data_dir.mkdir()
         (data_dir / "node.id").write_text(f"{node}\n")
-        (data_dir / "milld.pid").write_text("1\n")
+        (data_dir / "milld.pid").write_text("777\n")
         (tmp_path / "proc" / str(pid)).mkdir(parents=True)
         line = f"/usr/bin/python3\0-I\0-S\0/x/mill/logs/holder.py\0{data_dir}\0"
         (tmp_path / "proc" / str(pid) / "cmdline").write_text(line)
@@ -40,6 +40,9 @@ def test_only_other_nodes_are_told(host: Host) -> None:
 
 def test_one_whose_milld_runs_has_left_nothing(host: Host) -> None:
     inode = (host.data_dir.parent / "other" / "milld.pid").stat().st_ino
+    (host.proc / "locks").write_text(f"1: FLOCK  ADVISORY  WRITE 778 fe:00:{inode} 0 EOF\n")
+    (one,) = others(host, {})
+    assert one.milld is None, "a file of another filesystem that has the same number"
     (host.proc / "locks").write_text(f"1: FLOCK  ADVISORY  WRITE 777 fe:00:{inode} 0 EOF\n")
     (one,) = others(host, {})
     assert one.milld == 777
