@@ -88,11 +88,15 @@ def lines(report: Any, width: int | None) -> Iterator[str]:
         yield head + first
         for text in rest:
             yield " " * indent + text
+        commands = False
         for advice in one["advice"]:
-            first, *rest = _wrapped(advice, width, indent + 3)
-            yield " " * indent + "-> " + first
+            first, *rest = _wrapped(advice, None if commands else width, indent + 3)
+            yield " " * indent + ("$  " if commands else "-> ") + first
             for text in rest:
                 yield " " * (indent + 3) + text
+            commands = commands or advice.endswith(
+                ":"
+            )  # what follows is to be copied, so it is not cut into lines
     yield ""
     yield _sum(report["problems"], report["warnings"])
 

@@ -197,10 +197,28 @@ def test_what_a_killed_node_left_is_told_and_the_advice_removes_it(make_node: Ma
         assert told in finding["found"]
     first, *commands = finding["advice"]
     assert f"milld --data-dir {dead.data_dir}" in first
-    for command in commands:
-        subprocess.run(["sh", "-c", command], check=False, capture_output=True, timeout=30)
+    follow(commands)
     wait_gone(living, dead)
     assert living.api("GET", f"/v1/tasks/{mine}").json()["status"] == "running"
+
+
+def test_what_a_killed_node_with_a_containerd_of_its_own_left(node: Node, make_node: MakeNode) -> None:
+    """The usual kind: nothing but processes and control groups shows it from outside."""
+    dead = make_node(name="dead")
+    running(dead)
+    assert f"pid {dead.pid}" in str(doctor(node, code=0)["leftovers"])
+    dead.kill9()
+    finding = left_by(dead, doctor(node, code=0))
+    for told in ("1 containerd", "1 log holder", "1 shim", "1 control group with 1 process"):
+        assert told in finding["found"]
+    follow(finding["advice"][1:])
+    wait_gone(node, dead)
+
+
+def follow(commands: list[str]) -> None:
+    """As a person does who copies one line after another."""
+    for command in commands:
+        subprocess.run(["sh", "-c", command], check=False, capture_output=True, timeout=30)
 
 
 def running(node: Node) -> str:

@@ -13,13 +13,15 @@ from mill.containerd.cgroups import Cgroups
 from mill.daemon.datadir import NODE_NAME
 from mill.daemon.doctor.findings import Finding, ok, warning
 from mill.daemon.doctor.host import Host, read
-from mill.logs import holder
 
 GROUP = "/mill"
 SHORT = 8
 """So many characters of a node's id name its control group."""
 KINDS = ("containers", "snapshots", "native snapshots", "leases")
 SHOWN = 3
+_HOLDER = "/mill/logs/holder.py"
+_CONFIG, _SOCKET = "/containerd/config.toml", "/containerd/containerd.sock"
+"""Of an embedded containerd, below the data directory."""
 
 
 @attrs.define
@@ -34,7 +36,7 @@ class Belongings:
     groups: dict[str, int] = attrs.field(factory=dict)
     """Tasks' control groups, with the number of processes in each."""
     processes: dict[int, str] = attrs.field(factory=dict)
-    """Log holders and embedded containerds, by pid."""
+    """Log holders, embedded containerds and their shims, by pid."""
 
     @property
     def anything(self) -> bool:
@@ -61,16 +63,18 @@ def others(host: Host, labelled: dict[str, dict[str, list[str]]]) -> list[Belong
 
 
 def _processes(host: Host) -> Iterator[tuple[int, str, Path]]:
-    """(pid, what it is, data directory) of every log holder and embedded containerd."""
+    """(pid, what it is, data directory) of every log holder, and every embedded containerd with its shims."""
     for pid, words in host.processes():
-        match words:
-            case [*_, script, data_dir] if script == holder.__file__ or script.endswith(
-                "/mill/logs/holder.py"
-            ):
-                yield pid, "log holder", Path(data_dir)
-            case [program, "--config", config] if Path(program).name == "containerd":
-                if config.endswith("/containerd/config.toml") and not config.startswith("/etc/"):
-                    yield pid, "containerd", Path(config).parent.parent
+        program = Path(words[0]).name
+        if len(words) > 1 and words[-2].endswith(_HOLDER):
+            yield pid, "log holder", Path(words[-1])
+        elif program == "containerd" and words[-1].endswith(_CONFIG):
+            if not words[-1].startswith("/etc/"):
+                yield pid, "containerd", Path(words[-1].removesuffix(_CONFIG))
+        elif program.startswith("containerd-shim") and "-address" in words[:-1]:
+            address = words[words.index("-address") + 1]
+            if address.endswith(_SOCKET) and not address.startswith("/run/"):
+                yield pid, "shim", Path(address.removesuffix(_SOCKET))
 
 
 def _groups(host: Host) -> dict[str, dict[str, int]]:
@@ -92,16 +96,22 @@ def judge(one: Belongings, socket: str, groups: Path) -> Finding:
     if one.milld is not None:
         return ok("leftovers", f"{name}{where} runs here too, pid {one.milld}")
     has = [
-        f"{len(names)} {kind if len(names) != 1 else kind[:-1]} ({_some(names)})"
+        f"{_counted(len(names), kind.removesuffix('s'))} ({_some(names)})"
         for kind, names in one.objects.items()
         if names
     ]
     if one.groups:
         inside = sum(one.groups.values())
-        has.append(f"{len(one.groups)} control group{'s' * (len(one.groups) != 1)} with {inside} processes")
-    has += [f"{what} (pid {pid})" for pid, what in one.processes.items()]
+        has.append(f"{_counted(len(one.groups), 'control group')} with {_counted(inside, 'process', 'es')}")
+    for what in sorted(set(one.processes.values())):
+        pids = [str(pid) for pid, kind in one.processes.items() if kind == what]
+        has.append(f"{_counted(len(pids), what)} (pid {_some(pids)})")
     found = f"{name}{where}, whose milld does not run, has left: {', '.join(has)}"
     return warning("leftovers", found, *_removal(one, socket, groups))
+
+
+def _counted(count: int, what: str, plural: str = "s") -> str:
+    return f"{count} {what}{plural if count != 1 else ''}"
 
 
 def _some(names: list[str]) -> str:

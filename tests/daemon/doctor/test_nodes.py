@@ -57,7 +57,7 @@ def test_the_way_to_remove_is_in_the_order_that_works(host: Host) -> None:
     )
     finding = judge(one, "/run/s.sock", host.sys_fs_cgroup / "pids/mill")
     assert finding.level == "warning"
-    for told in ("1 container (task-abcd)", "1 lease (l1)", "with 2 processes", "log holder (pid 22)"):
+    for told in ("1 container (task-abcd)", "1 lease (l1)", "with 2 processes", "1 log holder (pid 22)"):
         assert told in finding.found
     order = [
         "start milld --data-dir",
