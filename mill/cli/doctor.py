@@ -32,8 +32,9 @@ HELP = """Look for what is wrong with this host, and say what to do about it.
     Exit codes: 0 tasks can run here (there may be warnings), 1 something would stop them, 2 bad input.
     """
 
-MODULE = "mill.daemon.doctor"
-LOOK_S = 60.0
+_START = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module('mill.daemon.doctor', run_name='__main__')"
+"""With -P, so that nothing in the current directory is taken for Mill: root runs this. Ours is found where we were."""
+LOOK_S = 90.0
 """For all of it; each check has less of its own. Usual: 1.5 s."""
 NO_NODE = 3
 """What it exits with where the daemon's packages are missing."""
@@ -58,7 +59,7 @@ def doctor(*, config_file: Path | None, as_json: bool, **said: str | None) -> No
 
 def _look(options: list[str]) -> Any:
     """What the daemon's side says, or a line why it cannot."""
-    command = [sys.executable, "-m", MODULE, "--json", *options]
+    command = [sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]), "--json", *options]
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=LOOK_S)  # noqa: S603 -- ourselves
     except subprocess.TimeoutExpired:

@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -239,7 +240,7 @@ def left_by(node: Node, found: Found) -> Any:
 
 
 def wait_gone(living: Node, dead: Node) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while any(dead.node_id[:8] in one["found"] for one in doctor(living, code=0)["leftovers"]):
         assert time.monotonic() < until, doctor(living, code=0)["leftovers"]
 
@@ -252,6 +253,19 @@ def test_on_a_machine_without_the_daemon_s_packages(node: Node, tmp_path: Path) 
     assert (done.returncode, done.stdout) == (1, "")
     assert len(done.stderr.splitlines()) == 1
     assert "doctor is for the machine that milld runs on" in done.stderr
+
+
+def test_nothing_in_the_current_directory_is_taken_for_mill(node: Node, tmp_path: Path) -> None:
+    """Root runs it, perhaps where others can write."""
+    (tmp_path / "mill").mkdir()
+    (tmp_path / "mill" / "__init__.py").write_text("raise SystemExit('not ours')\n")
+    installed = Path(sys.executable).parent / "mill"
+    env = {name: value for name, value in node.env().items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [installed, "doctor"], check=False, capture_output=True, text=True, env=env, timeout=60, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("tasks can run here\n")
 
 
 @pytest.mark.parametrize("option", ["--no-such-option", "--json=5"])

@@ -9,14 +9,12 @@ from mill.containerd.embedded import SYSTEM_SOCKET
 from mill.containerd.endpoint import check_listens
 from mill.containerd.faults import RpcError
 from mill.containerd.place import Place
-from mill.containerd.session import NAMESPACE, Features, opened
+from mill.containerd.session import FIRST_ANSWER_TIMEOUT_S, NAMESPACE, Features, opened
 from mill.daemon.doctor.findings import Finding, ok, problem, warning
 from mill.daemon.doctor.host import Containerd, Host
 from mill.errors import SetupError
 
 INSTALL = "apt-get install containerd runc"
-ANSWER_S = 3.0
-"""For a socket to prove that it is containerd. Usual: 5 ms."""
 LEAST, MOST = (1, 6), (2, 99)
 LEAST_RUNC = (1, 0)
 """The first one that knows cgroup v2 to the full."""
@@ -46,7 +44,7 @@ async def _ask(socket: str, *, embedded: bool) -> Containerd:
         return Containerd(socket, embedded, fault=str(error))
     with opened(socket, NAMESPACE) as session:
         try:
-            return Containerd(socket, embedded, await session.learn(timeout_s=ANSWER_S))
+            return Containerd(socket, embedded, await session.learn(timeout_s=FIRST_ANSWER_TIMEOUT_S))
         except RpcError as fault:
             why = f"what listens there is not containerd, or hangs ({fault.message})"
             return Containerd(socket, embedded, fault=f"{socket}: {why}")

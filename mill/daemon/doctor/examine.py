@@ -9,7 +9,7 @@ from mill.daemon.doctor import cgroups, clock, containerd, kernel, leftovers, li
 from mill.daemon.doctor.findings import Finding, warning
 from mill.daemon.doctor.host import Host
 
-CHECK_S = 10.0
+CHECK_S = 20.0
 """For one check. Usual: milliseconds; a filesystem or a socket that hangs must not hang doctor."""
 
 

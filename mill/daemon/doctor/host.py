@@ -15,7 +15,7 @@ from mill.containerd.embedded import search_path
 from mill.containerd.session import Features
 from mill.daemon.datadir import LOCK_NAME, NODE_NAME
 
-COMMAND_TIMEOUT_S = 5.0
+COMMAND_TIMEOUT_S = 10.0
 """For a program to tell its version; it takes 20 ms."""
 
 
