@@ -22,7 +22,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 
 from mill.checks import parse_signal
 from mill.config import SAMPLE_INTERVAL_S
-from mill.containerd import rpcs, users, volumes
+from mill.containerd import rpcs, shims, users, volumes
 from mill.containerd.cgroups import Cgroups
 from mill.containerd.container import TaskContainer, delete_task, patiently, process_of, unix_time
 from mill.containerd.failures import start_error
@@ -262,11 +262,11 @@ class Runtime:
                 ),
             )
         except RpcNotFound:
-            await self.clean_up(task_id)
+            await self._undo(task_id)
             return None
         if process is None:
             began = await self._may_have_begun(task)
-            await self.clean_up(task_id)
+            await self._undo(task_id)
             if not began:
                 return None
             raise Interrupted(
@@ -279,6 +279,11 @@ class Runtime:
         ended = process.status == task_pb2.STOPPED
         started = task.record.times.started or self._started_at(process, ended=ended)
         return self._container(task_id, started, stop_signal, task.record.spec, 0 if ended else process.pid)
+
+    async def _undo(self, task_id: str) -> None:
+        """Nothing is left of a start that an earlier milld did not live to finish, nor is containerd at it any more."""
+        await shims.wait_none(self.session.socket, self.session.namespace, task_id)
+        await self.clean_up(task_id)
 
     async def _may_have_begun(self, task: Task) -> bool:
         """Whether PID 1 may have been started, of a task that containerd has no process of: only in doubt it has.
