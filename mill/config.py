@@ -49,6 +49,14 @@ API_KEEP_ALIVE_S = 75.0
 """An idle connection is closed after it (nginx's default; hypercorn's 5 s break clients' pools)."""
 LONG_POLL_S = 60.0
 """The longest `wait` one request may ask for; a client asks again."""
+EVENTS_KEPT = 50_000
+"""State changes that can be resumed from, at most; four a task, some 2 kB each. Those of a deleted record go sooner."""
+EVENTS_BATCH = 50
+"""Events that are read and sent at once to a subscriber who lags behind; it is what milld holds for each of them."""
+EVENTS_TAIL_BYTES = 1024 * 1024
+"""The latest events, held once for all who keep up."""
+EVENTS_HEARTBEAT_S = 15.0
+"""A subscriber hears so often that it is still connected; proxies cut what is silent for a minute."""
 PAGE_LIMIT = 1000
 """Records in one page of a listing, at most."""
 LAG_INTERVAL_S = 0.25

@@ -3,7 +3,7 @@
 No route touches anything else: `Core` is all that the API knows of the daemon.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +12,7 @@ import attrs
 from mill.logs.frames import LogChunk, LogRequest
 from mill.model import Draft, Duration, Image, NodeStatus, Record, SpawnRequest, Stats, Template
 from mill.tasks.filter import Filter
+from mill.tasks.journal import Event
 
 
 class TaskService(Protocol):
@@ -36,6 +37,37 @@ class LogService(Protocol):
     """As `logs.store.Logs`."""
 
     def read(self, task_id: str, request: LogRequest) -> AsyncGenerator[LogChunk, None]: ...
+
+
+class EventBatch(Protocol):
+    """As `tasks.events.Batch`."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def events(self) -> Sequence[tuple[str, Event]]: ...
+
+    @property
+    def missed(self) -> int: ...
+
+
+class EventSubscription(Protocol):
+    """As `tasks.events.Subscription`."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def lost(self) -> bool: ...
+
+    async def next_batch(self) -> EventBatch: ...
+
+
+class EventService(Protocol):
+    """As `tasks.events.Events`."""
+
+    def subscribe(self, after: str | None, wanted: Filter) -> EventSubscription: ...
 
 
 class ImageService(Protocol):
@@ -93,6 +125,7 @@ class Core:
 
     tasks: TaskService
     logs: LogService
+    events: EventService
     images: ImageService
     templates: TemplateService
     tokens: TokenCheck

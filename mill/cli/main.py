@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "wait": ("mill.cli.wait:wait", "Wait for tasks to end, exit with their code."),
     "kill": ("mill.cli.kill:kill", "End tasks."),
     "stats": ("mill.cli.stats:stats", "Show what running tasks use."),
+    "events": ("mill.cli.events:events", "Show every change of a task's state as it happens."),
     "templates": ("mill.cli.templates:templates", "List, show and remove templates."),
     "apply": ("mill.cli.apply:apply", "Make templates out of a TOML file."),
     "images": ("mill.cli.images:images", "List and load images."),

@@ -39,6 +39,12 @@ def task_row(record: Record, now: float) -> tuple[str, ...]:
     )
 
 
+def event_line(at: float, record: Record) -> str:
+    """A change of state: when, which task, to which state, and why it ended."""
+    why = f": {ends.why(record)}" if record.status.terminal else ""
+    return f"{format_time(at)}  {printable(record.id)}  {printable(f'{record.status}{why}')}"
+
+
 def cores(cpu: float) -> str:
     """One digit after the point, two where that would hide a busy task."""
     return f"{cpu:.1f}" if cpu >= 0.1 or cpu < 0.005 else f"{cpu:.2f}"  # noqa: PLR2004 -- 0.05 shows as 0.05, 0.001 as 0.0

@@ -168,6 +168,9 @@ def stats(task_id: str) -> Call[Stats]:
     return Call("GET", f"{_task_path(task_id)}/stats", _read(Stats))
 
 
+EVENTS_PATH = "/v1/events"
+
+
 def logs_path(task_id: str) -> str:
     return f"{_task_path(task_id)}/logs"
 

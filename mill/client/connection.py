@@ -1,4 +1,4 @@
-"""One HTTP connection pool to milld, and every way in which it may fail told in one line. Called by `Client` and `LogStream`.
+"""One HTTP connection pool to milld, and every way in which it may fail told in one line. Called by `Client` and `Resuming`.
 
 The only module that knows httpx; what the calls mean it does not know.
 """
@@ -101,10 +101,10 @@ class Connection:
             ) from error
 
     async def stream(
-        self, path: str, params: tuple[tuple[str, str], ...], accept: str, *, endless: bool
+        self, path: str, params: tuple[tuple[str, str], ...], accept: str, *, thinks_s: float | None
     ) -> "ByteStream":
-        """The body of a GET as it comes; an *endless* one may be silent for any time, also before its headers."""
-        read_s = None if endless else self._timeout_s
+        """The body of a GET as it comes; it may be silent *thinks_s* beyond a usual answer's time (None: for ever)."""
+        read_s = None if thinks_s is None else self._timeout_s + thinks_s
         with self._told():
             request = self._http.build_request(
                 "GET",

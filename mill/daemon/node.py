@@ -45,6 +45,7 @@ from mill.security.tokens import ADMIN, Tokens, hash_of, read_or_make
 from mill.store import Store
 from mill.store import serve as serve_store
 from mill.tasks import service as task_service
+from mill.tasks.events import Events
 from mill.tasks.lifecycle import World
 from mill.tasks.service import Identity, Tasks
 
@@ -109,7 +110,7 @@ async def serve_node(
         await layer(within, logs, tasks)
         templates = await Templates.load(store, config.templates)
         metrics = Metrics(counted, _levels(tasks, engine, logs, load := Load()))
-        core = _core(config, tasks, logs, engine, templates, clock, metrics)
+        core = _core(config, tasks, logs, Events(store), engine, templates, clock, metrics)
         await layer(api_server.serve, api_app.make_app(core), sock, load)
         address = _address(sock)
         datadir.publish_api(config.data_dir, address)
@@ -151,6 +152,7 @@ def _core(
     config: Config,
     tasks: Tasks,
     logs: Logs,
+    events: Events,
     engine: Runtime,
     templates: Templates,
     clock: SystemClock,
@@ -160,6 +162,7 @@ def _core(
     return Core(
         tasks=tasks,
         logs=logs,
+        events=events,
         images=engine.images,
         templates=templates,
         tokens=Tokens({ADMIN: hash_of(read_or_make(config.data_dir / datadir.TOKEN_NAME))}),

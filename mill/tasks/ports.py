@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from mill.model import Exit, PullProgress, Record, Spec, Stats, Task, Time, Usage
 from mill.tasks.filter import Filter
+from mill.tasks.journal import Event
 from mill.tasks.states import Toll
 
 
@@ -35,6 +36,9 @@ class Records(Protocol):
     async def put(self, task: Task) -> None:
         """The task as it stands now."""
 
+    async def amend(self, task: Task) -> None:
+        """What became known of a task that has ended, unless its row is gone; it shares the next commit that there is."""
+
     async def get(self, task_id: str) -> Task | None: ...
 
     async def live(self) -> list[Task]:
@@ -54,6 +58,24 @@ class Records(Protocol):
 
     async def delete(self, task_id: str) -> None:
         """No such row any more."""
+
+
+class EventLog(Protocol):
+    """The journal of state changes, numbered from 1 in the order of their commits."""
+
+    @property
+    def epoch(self) -> str:
+        """Names the life of the journal: in another one the same numbers mean something else."""
+
+    @property
+    def head(self) -> int:
+        """The last number that may be told."""
+
+    async def events(self, after: int, upto: int, limit: int) -> list[Event]:
+        """Up to *limit* of ``after < seq <= upto``, in their order; what is no longer kept is left out."""
+
+    async def wait_event(self, after: int) -> None:
+        """Until `head` is behind *after*."""
 
 
 class Pipes(Protocol):

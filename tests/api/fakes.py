@@ -32,7 +32,9 @@ from mill.model import (
     Usage,
 )
 from mill.security.tokens import Tokens, hash_of
+from mill.tasks.events import Events
 from mill.tasks.filter import Filter
+from tests.tasks.fakes import FakeJournal
 
 TOKEN = "the-token"
 NOW = 1_800_000_000.0
@@ -187,6 +189,7 @@ class FakeNode:
     uploads: Path
     tasks: FakeTasks = attrs.field(factory=FakeTasks)
     logs: FakeLogs = attrs.field(factory=FakeLogs)
+    journal: FakeJournal = attrs.field(factory=FakeJournal)
     images: FakeImages = attrs.field(factory=FakeImages)
     templates: FakeTemplates = attrs.field(factory=FakeTemplates)
     healthy: bool = True
@@ -201,6 +204,7 @@ class FakeNode:
         return Core(
             tasks=self.tasks,
             logs=self.logs,
+            events=Events(self.journal),
             images=self.images,
             templates=self.templates,
             tokens=Tokens({"admin": hash_of(TOKEN)}),

@@ -4,12 +4,14 @@ Every call that matters leaves a line in one journal, so that a test can read th
 in its fake runtime and goes on while no milld looks, as the real one does.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import attrs
 import trio
 
+from mill.convert import format_time, to_json
 from mill.errors import Conflict, Interrupted, MillError, PullError, StartError
 from mill.model import (
     Exit,
@@ -23,6 +25,7 @@ from mill.model import (
     Usage,
 )
 from mill.tasks.filter import Filter
+from mill.tasks.journal import Event
 from mill.tasks.ports import OpenPipes
 from mill.tasks.states import Toll
 
@@ -68,6 +71,10 @@ class FakeRecords:
 
     async def put(self, task: Task) -> None:
         await self._write(task, "put")
+
+    async def amend(self, task: Task) -> None:
+        if task.record.id in self.rows:
+            await self._write(task, "amend")
 
     async def _write(self, task: Task, verb: str) -> None:
         with trio.CancelScope(shield=True):
@@ -115,6 +122,39 @@ class FakeRecords:
     async def delete(self, task_id: str) -> None:
         await trio.lowlevel.checkpoint()
         self.rows.pop(task_id, None)
+
+
+@attrs.define(eq=False)
+class FakeJournal:
+    """State changes in memory; `reads` remembers what was asked of the table, `slow_s` is what a read takes."""
+
+    epoch: str = "e0"
+    head: int = 0
+    kept: list[Event] = attrs.field(factory=list)
+    reads: list[tuple[int, int]] = attrs.field(factory=list)
+    slow_s: float = 0.0
+    _news: trio.Event = attrs.field(factory=trio.Event)
+
+    def add(self, *records: Record) -> None:
+        """Committed and told."""
+        for record in records:
+            self.head += 1
+            text = json.dumps(to_json(record))
+            self.kept.append(Event(self.head, format_time(EPOCH + self.head), text))
+        self._news.set()
+        self._news = trio.Event()
+
+    def forget(self, *seqs: int) -> None:
+        self.kept = [event for event in self.kept if event.seq not in seqs]
+
+    async def events(self, after: int, upto: int, limit: int) -> list[Event]:
+        await trio.sleep(self.slow_s)
+        self.reads.append((after, upto))
+        return [event for event in self.kept if after < event.seq <= upto][:limit]
+
+    async def wait_event(self, after: int) -> None:
+        while self.head <= after:
+            await self._news.wait()
 
 
 @attrs.frozen
