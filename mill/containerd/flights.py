@@ -12,7 +12,7 @@ import structlog
 import trio
 
 from mill.errors import PullError
-from mill.model import PullProgress
+from mill.model import PullProgress, Time
 
 REPORT_EVERY_S = 0.1  # a waiter hears of progress no more often
 OK, CANCELLED = "ok", "cancelled"
@@ -29,6 +29,8 @@ class Progress:
 
     total: int | None = None
     parts: dict[str, int] = attrs.field(factory=dict)
+    fetched: Time | None = None
+    unpack_began: Time | None = None
 
     def value(self) -> PullProgress:
         return PullProgress(sum(self.parts.values()), self.total)

@@ -39,12 +39,17 @@ _REMEMBERED = 1000  # digests whose documents are kept parsed; a few kB each
 
 @attrs.frozen
 class LocalImage:
-    """An image that containers can be made of: `chain_id` is the snapshot to prepare theirs on."""
+    """An image that containers can be made of: `chain_id` is the snapshot to prepare theirs on.
+
+    Of one that was pulled: when its last layer was there, and when the first was unpacked, if any had to be.
+    """
 
     ref: str
     digest: str
     chain_id: str
     config: ImageConfig
+    fetched: Time | None = attrs.field(default=None, eq=False)
+    unpack_began: Time | None = attrs.field(default=None, eq=False)
 
 
 @attrs.define(eq=False)
@@ -127,7 +132,8 @@ class Images:
             await self._wait_back()
             pulled = await self.puller.pull(ref, progress)
         self._remember(pulled)
-        return _local(ref.normalised, pulled)
+        local = _local(ref.normalised, pulled)
+        return attrs.evolve(local, fetched=progress.fetched, unpack_began=progress.unpack_began)
 
     async def _again_if_away(self, ask: Callable[[], Awaitable[LocalImage | None]]) -> LocalImage | None:
         try:

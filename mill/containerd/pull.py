@@ -24,6 +24,7 @@ from mill.containerd.session import Session
 from mill.containerd.turns import Turns
 from mill.containerd.unpack import Unpacker, descriptor
 from mill.errors import PullError
+from mill.model import Time
 
 CONFIG_LIMIT_BYTES = 8 * 2**20  # containerd reads configs whole, and so does every tool
 _DOWNLOADS = 3  # layers of one image at a time, as Docker does it
@@ -148,7 +149,11 @@ class Puller:
         async def layer(blob: Descriptor) -> None:
             async with slots:
                 await self._layer(source, blob, lease, progress)
+            progress.fetched = Time(self.now())
             ready[blob.digest].set()
+
+        def on_unpack() -> None:
+            progress.unpack_began = progress.unpack_began or Time(self.now())
 
         unpacked = partial(
             self.unpacker.unpack,
@@ -156,6 +161,7 @@ class Puller:
             manifest.layers,
             config.diff_ids,
             [ready[x.digest] for x in manifest.layers],
+            on_unpack,
         )
         await all_or_first_failure([partial(layer, blob) for blob in layers] + [unpacked])
         await store_documents(self.session, lease, resolved, source_label(source.image))

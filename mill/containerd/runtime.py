@@ -7,7 +7,6 @@ the lifecycle; the daemon makes it.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -24,7 +23,7 @@ from mill.checks import parse_signal
 from mill.config import SAMPLE_INTERVAL_S
 from mill.containerd import rpcs, shims, users, volumes
 from mill.containerd.cgroups import Cgroups
-from mill.containerd.container import TaskContainer, delete_task, patiently, process_of, unix_time
+from mill.containerd.container import TaskContainer, delete_task, patiently, process_of, started_at
 from mill.containerd.failures import start_error
 from mill.containerd.faults import RpcAlreadyExists, RpcError, RpcNotFound, RpcTimeout, RpcUnavailable
 from mill.containerd.host import make_folders, resolve_mounts, with_files, write_files
@@ -38,6 +37,7 @@ from mill.containerd.together import finishing, together
 from mill.convert import to_json
 from mill.errors import Interrupted
 from mill.model import Network, PullProgress, Spec, Stats, Status, Task, Time, Usage
+from mill.tasks.marks import Marks
 from mill.tasks.ports import Clock, OpenPipes
 
 SPEC_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
@@ -90,14 +90,16 @@ class Runtime:
                 self._found[spec.image] = (now, image)
         return image
 
-    async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None]) -> LocalImage:
+    async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None], marks: Marks) -> LocalImage:
         """The image; one that is there already is found without the network unless the policy says otherwise."""
-        return await self.images.ensure(spec.image, spec.pull, on_progress=on_progress)
+        image = await self.images.ensure(spec.image, spec.pull, on_progress=on_progress)
+        marks.fetched, marks.unpack_began = image.fetched, image.unpack_began
+        return image
 
-    async def start(self, task: Task, image: Any, open_pipes: OpenPipes) -> TaskContainer:
+    async def start(self, task: Task, image: Any, open_pipes: OpenPipes, marks: Marks) -> TaskContainer:
         """A started container. Tried again when containerd goes away half-way, as long as PID 1 was not started."""
         while True:
-            container = await self._create(task, image, open_pipes)
+            container = await self._create(task, image, open_pipes, marks)
             await trio.to_thread.run_sync(_touch, self._folder(task.record.id) / STARTED_NAME)
             started = self.clock.now()  # not after the call: a task may have ended by then
             try:
@@ -109,16 +111,17 @@ class Runtime:
             except RpcError as fault:
                 raise start_error(fault) from None
             else:
+                marks.launched = self.clock.now()
                 return container(started)
 
     async def _create(
-        self, task: Task, image: LocalImage, open_pipes: OpenPipes
+        self, task: Task, image: LocalImage, open_pipes: OpenPipes, marks: Marks
     ) -> Callable[[Time], TaskContainer]:
         """A created container, made anew as often as containerd goes away meanwhile: nothing of the user's has run."""
         while True:
             try:
                 return await finishing(
-                    partial(self._try_create, task, image, open_pipes), within_s=CREATE_PATIENCE_S
+                    partial(self._try_create, task, image, open_pipes, marks), within_s=CREATE_PATIENCE_S
                 )
             except (RpcUnavailable, RpcTimeout):
                 await self.clean_up(task.record.id)
@@ -126,7 +129,7 @@ class Runtime:
                 raise start_error(fault) from None
 
     async def _try_create(
-        self, task: Task, image: LocalImage, open_pipes: OpenPipes
+        self, task: Task, image: LocalImage, open_pipes: OpenPipes, marks: Marks
     ) -> Callable[[Time], TaskContainer]:
         """What does not need each other is done at once: it is a fifth of what a start takes besides the runtime's work."""
         task_id, spec = task.record.id, task.record.spec
@@ -139,7 +142,7 @@ class Runtime:
         )
         record = partial(self._create_record, task, spec, image, stop_signal)
         first: list[Callable[[], Awaitable[Any]]] = [
-            partial(self._snapshot, task_id, image, folder),
+            partial(self._snapshot, task_id, image, folder, marks),
             open_pipes,
             partial(trio.to_thread.run_sync, write_files, folder, task_id, spec, self.ip),
         ]
@@ -154,6 +157,7 @@ class Runtime:
                 container_id=task_id, rootfs=mounts, stdout=str(pipes.stdout), stderr=str(pipes.stderr)
             ),
         )
+        marks.container_made = self.clock.now()
         await self._limit_cpu(task_id, cpu_quota_us(spec.cpu))
         await pipes.wait_held()
         return lambda started: self._container(task_id, started, stop_signal, spec, created.pid)
@@ -175,9 +179,12 @@ class Runtime:
             await trio.to_thread.run_sync(make_folders, binds, user)
         return build(task_id, spec, image.config, user, env, attrs.evolve(host, volumes=binds))
 
-    async def _snapshot(self, task_id: str, image: LocalImage, folder: Path) -> list[types_pb2.Mount]:
+    async def _snapshot(
+        self, task_id: str, image: LocalImage, folder: Path, marks: Marks
+    ) -> list[types_pb2.Mount]:
         """The mounts of a writable layer over the image, which is looked into when it is new."""
         mounts = await self._prepare(task_id, image.chain_id)
+        marks.snapshot_made = self.clock.now()
         if (key := _look_of(image)) not in self._looks.seen:
             self._looks.keep(key, await trio.to_thread.run_sync(look, mounts, folder / "rootfs", key[1]))
         return mounts
@@ -277,7 +284,7 @@ class Runtime:
             return None
         stop_signal = _stop_signal(record.container.labels.get("mill.stop-signal", ""))
         ended = process.status == task_pb2.STOPPED
-        started = task.record.times.started or self._started_at(process, ended=ended)
+        started = task.record.times.started or started_at(process, self.clock, ended=ended)
         return self._container(task_id, started, stop_signal, task.record.spec, 0 if ended else process.pid)
 
     async def _undo(self, task_id: str) -> None:
@@ -295,17 +302,6 @@ class Runtime:
         if task.record.status is not Status.STARTING or not same_boot:
             return True
         return await trio.to_thread.run_sync((self._folder(task.record.id) / STARTED_NAME).exists)
-
-    def _started_at(self, process: task_pb2.Process, *, ended: bool) -> Time:
-        """When a process started that nobody saw start: the kernel knows while it lives."""
-        if ended:
-            return unix_time(process.exited_at)
-        try:
-            fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        except OSError:
-            return self.clock.now()
-        ran_s = self.clock.boottime() - int(fields[19]) / os.sysconf("SC_CLK_TCK")  # proc(5): starttime
-        return Time(self.clock.now() - max(0.0, ran_s))
 
     def _has_deleted(self, task_id: str) -> None:
         self._running.forget(task_id)

@@ -4,7 +4,7 @@ Called by `pull` and `load`. A chain id is unpacked once at a time, however many
 snapshot behind, whatever ends it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import attrs
@@ -46,15 +46,24 @@ class Unpacker:
         return True
 
     async def unpack(
-        self, lease: str, layers: Sequence[Descriptor], diff_ids: Sequence[str], ready: Sequence[trio.Event]
+        self,
+        lease: str,
+        layers: Sequence[Descriptor],
+        diff_ids: Sequence[str],
+        ready: Sequence[trio.Event],
+        on_layer: Callable[[], None] = lambda: None,
     ) -> str:
-        """All *layers*, bottom first, each as soon as its event in *ready* says that its blob is there; the top's chain id."""
+        """All *layers*, bottom first, each as soon as its event in *ready* says that its blob is there; the top's chain id.
+
+        *on_layer* is called before each that is not unpacked yet.
+        """
         chain = oci.chain_ids(diff_ids)
         parent = ""
         for layer, diff_id, chain_id, event in zip(layers, diff_ids, chain, ready, strict=True):
             async with self._turns.of(chain_id):
                 if not await self._keep(lease, chain_id):
                     await event.wait()
+                    on_layer()
                     await self._layer(lease, parent, chain_id, layer, diff_id)
             parent = chain_id
         return parent

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from mill.model import Exit, PullProgress, Record, Spec, Stats, Task, Time, Usage
 from mill.tasks.filter import Filter
 from mill.tasks.journal import Event
+from mill.tasks.marks import Marks
 from mill.tasks.states import Toll
 
 
@@ -133,10 +134,10 @@ class Runtime(Protocol):
     async def find_image(self, spec: Spec) -> Any | None:
         """The image if it is here, so that a start needs no pull; `Unavailable` when that cannot be told."""
 
-    async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None]) -> Any:
+    async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None], marks: Marks) -> Any:
         """The image, ready to start from; `PullError`."""
 
-    async def start(self, task: Task, image: Any, open_pipes: OpenPipes) -> Container:
+    async def start(self, task: Task, image: Any, open_pipes: OpenPipes, marks: Marks) -> Container:
         """A started container; `StartError`, and then nothing of it is left that `clean_up` would not remove."""
 
     async def adopt(self, task: Task) -> Container | None:

@@ -28,6 +28,7 @@ from mill.model import (
     Stats,
     Status,
     Task,
+    Time,
     Times,
 )
 from mill.tasks.drafts import Choice, finish, lay_out, new_id
@@ -35,7 +36,7 @@ from mill.tasks.filter import Filter
 from mill.tasks.ledger import Ledger
 from mill.tasks.lifecycle import SIGKILL, World, run_task
 from mill.tasks.ports import Records
-from mill.tasks.states import faulted, to_end
+from mill.tasks.states import cleaned, faulted, to_end
 from mill.tasks.table import LiveTask, OnCommit, Table, tell_nobody
 
 START_PATIENCE_S = 2.0
@@ -68,6 +69,7 @@ class Tasks:
 
     async def spawn(self, request: SpawnRequest, templates: Mapping[str, Draft]) -> Record:
         """A new task's record, committed. `FieldError`, `NoCapacity`, `NoSpace` or `Unavailable`: then nothing was made."""
+        created = self._world.clock.now()
         draft, template = lay_out(request, templates)
         spec = finish(draft, allow_mounts=self._me.allow_mounts)
         asked = Resources(spec.cpu, spec.memory)
@@ -83,14 +85,16 @@ class Tasks:
             self.ledger.release(task_id)
             raise
         status = Status.PULLING if image is None else Status.STARTING
-        live = self.table.add(await self._record(task_id, spec, template, status), image)
+        live = self.table.add(await self._record(task_id, spec, template, status, created), image)
         self._nursery.start_soon(self._supervise, live, False)
         return live.record
 
-    async def _record(self, task_id: str, spec: Spec, template: str | None, status: Status) -> Task:
+    async def _record(
+        self, task_id: str, spec: Spec, template: str | None, status: Status, created: Time
+    ) -> Task:
         """The row, committed; its reservation goes with it to another id, or goes if there is no row."""
         while True:
-            task = self._first(task_id, spec, template, status)
+            task = self._first(task_id, spec, template, status, created)
             try:
                 await self._store.insert(task)
             except Conflict:  # an ended task still has that id
@@ -104,9 +108,9 @@ class Tasks:
             else:
                 return task
 
-    def _first(self, task_id: str, spec: Spec, template: str | None, status: Status) -> Task:
+    def _first(self, task_id: str, spec: Spec, template: str | None, status: Status, created: Time) -> Task:
         clock = self._world.clock
-        created = clock.now()
+        placed = clock.now()
         record = Record(
             id=task_id,
             spec=spec.without_env_values(),
@@ -114,7 +118,7 @@ class Tasks:
             node=self._me.name,
             node_id=self._me.node_id,
             address=f"{task_id}.mill:{spec.port}",
-            times=Times(created, pulled=created if status is Status.STARTING else None),
+            times=Times(created, placed=placed, pulled=placed if status is Status.STARTING else None),
             template=template,
         )
         env = {name: value for name, value in spec.env.items() if value is not None}
@@ -217,6 +221,10 @@ class Tasks:
         except (MillError, OSError) as error:
             log.warning("leftovers could not be removed; the next start tries again", why=str(error))
             return
+        for task_id in removed:
+            task = await self._store.get(task_id)
+            if task is not None and task.record.status.terminal and task.record.times.cleaned is None:
+                await self._cleaned(LiveTask(task, self._store))
         if removed:
             log.info("removed leftovers of tasks that no record knows", count=len(removed), ids=removed[:10])
 
@@ -230,6 +238,15 @@ class Tasks:
         self.ledger.release(live.id)
         self.table.drop(live.id)
         await self._clean_up(live.id)
+        await self._cleaned(live)
+
+    async def _cleaned(self, live: LiveTask) -> None:
+        """Say so in the record; worth no second try."""
+        now = self._world.clock.now()
+        try:
+            await live.amend(lambda record: cleaned(record, now))
+        except MillError as error:
+            log.warning("cannot store that a task was cleaned up", task=live.id, why=str(error))
 
     async def _fail(self, live: LiveTask) -> None:
         """The end after a bug of ours; nothing of the task may run on, and its log ends too."""

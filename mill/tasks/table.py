@@ -13,6 +13,7 @@ import trio
 
 from mill.errors import NoSpace, Unavailable
 from mill.model import Deadline, Kill, PullProgress, Record, Status, Task
+from mill.tasks.marks import Marks
 from mill.tasks.ports import Records
 
 OnCommit = Callable[[Record, Record], None]
@@ -43,6 +44,7 @@ class LiveTask:
     start_scope: trio.CancelScope | None = None
     grace_scope: trio.CancelScope | None = None
     progress: PullProgress | None = None
+    marks: Marks = attrs.field(factory=Marks)
     image: Any | None = None
     """The image as the spawn found it, which saves asking again a millisecond later."""
     _one_commit: trio.Lock = attrs.field(factory=trio.Lock)
@@ -54,9 +56,10 @@ class LiveTask:
 
     @property
     def record(self) -> Record:
-        """The committed record, with what is only shown and never stored."""
-        pulling = self.task.record.status is Status.PULLING
-        return attrs.evolve(self.task.record, pull=self.progress if pulling else None)
+        """The committed record, with what is only shown and what the next commit will store."""
+        record = self.task.record
+        pull = self.progress if record.status is Status.PULLING else None
+        return attrs.evolve(record, pull=pull, times=self.marks.onto(record.times))
 
     async def commit(self, change: Callable[[Task], Task]) -> None:
         """Store what *change* makes of the task, then let everybody see it. A write is not interrupted half-way.
@@ -86,13 +89,22 @@ class LiveTask:
                 self._publish()
 
     async def advance(self, move: Callable[[Record], Record], deadline: Deadline | None = None) -> None:
-        """Move the record through `states`; returns after the commit."""
+        """Move the record through `states`, with the marks there are; returns after the commit."""
 
         def change(task: Task) -> Task:
             owned = task.owned if deadline is None else attrs.evolve(task.owned, deadline=deadline)
-            return Task(move(task.record), owned)
+            record = move(task.record)
+            return Task(attrs.evolve(record, times=self.marks.onto(record.times)), owned)
 
         await self.commit(change)
+
+    async def amend(self, change: Callable[[Record], Record]) -> None:
+        """What became known after the end, unless the record has been deleted since. It is not held while the disk is full."""
+        async with self._one_commit:
+            task = attrs.evolve(self.task, record=change(self.task.record))
+            await self._store.amend(task)
+            self.task = task
+            self._publish()
 
     def report(self, progress: PullProgress) -> None:
         self.progress = progress

@@ -285,3 +285,22 @@ async def test_leases_of_an_earlier_milld_of_this_node_go_at_the_start(
         await start_images(nursery, session, node_id="gone-node")
         assert theirs in await leases(session)
         assert ours not in await leases(session)
+
+
+async def test_a_pull_tells_when_its_layers_were_there_and_when_unpacking_began(
+    store: Images, reg: registry.Registry
+) -> None:
+    name = fresh_name()
+    await push(OciImage([busybox_layer(), fresh_layer()]), reg.host, name, "v1")
+    ref = f"{reg.host}/{name}:v1"
+    before = time.time()
+    pulled = await store.ensure(ref, MISSING)
+    assert pulled.fetched is not None
+    assert pulled.unpack_began is not None
+    assert before < pulled.fetched < time.time()
+    assert before < pulled.unpack_began < time.time()
+    found = await store.ensure(ref, MISSING)
+    assert (found.fetched, found.unpack_began) == (None, None)
+    again = await store.ensure(ref, ALWAYS)
+    assert again.fetched is not None
+    assert again.unpack_began is None

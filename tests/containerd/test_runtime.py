@@ -17,6 +17,7 @@ from mill.containerd.runtime import Runtime
 from mill.containerd.session import Session
 from mill.errors import Interrupted, PullError, StartError
 from mill.model import Deadline, Mount, MountType, Network, PullPolicy, Size, Status, Time
+from mill.tasks.marks import Marks
 from tests.containerd.tasks import OTHER_ID, Lab, descriptors, shim_sockets
 from tests.containerd.wire import until
 from tests.images import busybox_image, make_layer
@@ -182,7 +183,7 @@ async def test_an_image_that_is_not_here_is_not_found(lab: Lab, node: Runtime) -
     spec = lab.task(image="example.com/nothing/here:1", pull=PullPolicy.NEVER).record.spec
     assert await node.find_image(spec) is None
     with pytest.raises(PullError) as caught:
-        await node.pull(spec, lambda _: None)
+        await node.pull(spec, lambda _: None, Marks())
     assert caught.value.detail == "not_found"
 
 
@@ -390,3 +391,17 @@ async def test_no_descriptor_is_left_of_many_tasks(lab: Lab, node: Runtime) -> N
         await lab.said(node, lab.task("true"))
     pipes = 3 * 2  # held by the lab until its end
     assert descriptors() <= before + pipes
+
+
+async def test_a_start_tells_when_it_came_to_each_of_its_steps(node: Runtime, lab: Lab) -> None:
+    marks, task = Marks(), lab.task("true")
+    before = lab.clock.now()
+    container = await lab.start(node, task, marks)
+    assert marks.snapshot_made is not None
+    assert marks.container_made is not None
+    assert marks.launched is not None
+    assert before < marks.snapshot_made < marks.container_made <= container.started <= marks.launched
+    assert marks.launched < lab.clock.now()
+    await container.wait()
+    await container.delete()
+    await node.clean_up(task.record.id)

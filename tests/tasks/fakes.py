@@ -26,6 +26,7 @@ from mill.model import (
 )
 from mill.tasks.filter import Filter
 from mill.tasks.journal import Event
+from mill.tasks.marks import Marks
 from mill.tasks.ports import OpenPipes
 from mill.tasks.states import Toll
 
@@ -289,12 +290,13 @@ class FakeRuntime:
             raise self.find_error
         return spec.image if spec.image in self.images else None
 
-    async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None]) -> str:
+    async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None], marks: Marks) -> str:
         self.journal.append("pull")
         on_progress(PullProgress(1, 2))
         await trio.sleep(self.pull_s)
         if self.pull_error is not None:
             raise self.pull_error
+        marks.fetched = self.clock.now()
         return spec.image
 
     def run(self, task_id: str, program: Program | None = None) -> FakeContainer:
@@ -311,10 +313,11 @@ class FakeRuntime:
         self.containers[task_id] = container
         return container
 
-    async def start(self, task: Task, image: object, open_pipes: OpenPipes) -> FakeContainer:  # noqa: ARG002 -- the port's
+    async def start(self, task: Task, image: object, open_pipes: OpenPipes, marks: Marks) -> FakeContainer:  # noqa: ARG002 -- the port's
         assert task.record.id not in self.containers, "a task runs once"
         await open_pipes()
         self.journal.append("start")
+        marks.snapshot_made = self.clock.now()
         try:
             await trio.sleep(self.start_s)
         except trio.Cancelled:
@@ -323,6 +326,7 @@ class FakeRuntime:
             raise
         if self.start_error is not None:
             raise self.start_error
+        marks.launched = self.clock.now()
         return self.run(task.record.id)
 
     async def adopt(self, task: Task) -> FakeContainer | None:

@@ -318,8 +318,8 @@ async def test_a_kill_of_an_ended_task_answers_its_record_and_changes_nothing(sc
     scene.runtime.program = Program(5)
     async with scene.milld() as tasks:
         task_id = await spawn(tasks)
-        ended = await tasks.wait(task_id, "terminal", 60.0)
+        await tasks.wait(task_id, "terminal", 60.0)
         await wait_all_tasks_blocked()
-        before = list(scene.journal)
+        ended, before = await tasks.get(task_id), list(scene.journal)
         assert await tasks.kill(task_id, "admin", signal=None, grace=None) == ended
         assert scene.journal == before
