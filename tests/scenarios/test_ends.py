@@ -228,7 +228,10 @@ async def test_a_lost_shim_is_interrupted_without_an_exit_code(client: Client, n
     record = await end_of(client, task_id)
     assert (record.status, record.reason, record.exit_code) == (Status.FAILED, Reason.INTERRUPTED, None)
     check_times(record)
-    leaks.shim_socket(node.site().socket, task_id).unlink()  # containerd leaves it when it loses a shim
+    await cleaned_up(client, task_id)
+    assert not leaks.shim_socket(
+        node.site().socket, task_id
+    ).exists()  # which containerd leaves when it loses a shim
 
 
 async def test_killed_says_who_and_which_signal(client: Client) -> None:
