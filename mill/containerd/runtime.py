@@ -1,6 +1,6 @@
 """Tasks as containers of containerd: start, adopt, clean up, measure. What `tasks.ports.Runtime` asks for.
 
-Owns the names of what it makes: container, snapshot and task carry the task's id; the cgroup is ``/mill/<node>/<id>``; files
+Owns the names of what it makes: container, snapshot and task carry the task's id; the cgroup is where `node_cgroups` says; files
 are in ``<data dir>/tasks/<id>``; everything in containerd is labelled with the node's id. Knows containerd and cgroups, not
 the lifecycle; the daemon makes it.
 """
@@ -22,12 +22,12 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from mill.checks import parse_signal
 from mill.config import SAMPLE_INTERVAL_S
 from mill.containerd import rpcs, shims, users, volumes
-from mill.containerd.cgroups import Cgroups
 from mill.containerd.container import TaskContainer, delete_task, patiently, process_of, started_at
 from mill.containerd.failures import start_error
 from mill.containerd.faults import RpcAlreadyExists, RpcError, RpcNotFound, RpcTimeout, RpcUnavailable
 from mill.containerd.host import make_folders, resolve_mounts, with_files, write_files
 from mill.containerd.images import Images, LocalImage
+from mill.containerd.node_cgroups import NodeCgroups
 from mill.containerd.proto import containers_pb2, runc_pb2, snapshots_pb2, task_pb2, tasks_pb2, types_pb2
 from mill.containerd.rootfs import Looks, look, unmount
 from mill.containerd.running import Running
@@ -48,7 +48,6 @@ SHIM_SOCKETS = Path("/run/containerd/s")
 """Where containerd's shims listen; the name is a hash of containerd's socket, the namespace and the id."""
 STARTED_NAME = "started"
 """Among a task's files: from here on its PID 1 may have run."""
-_PREFIX = "/mill"
 CREATE_PATIENCE_S = 1.0
 """For a creation that nobody wants any more; it takes 0.05 s, and containerd takes 2 s to undo half of one."""
 FRESH_S = 1.0
@@ -69,7 +68,7 @@ class Runtime:
     data_dir: Path
     runtime: str
     ip: str
-    cgroups: Cgroups
+    cgroups: NodeCgroups
     allow_mounts: tuple[str, ...]
     _host: Host
     _running: Running
@@ -173,7 +172,7 @@ class Runtime:
             "MILL_TASK_NODE": self.node_name,
         }
         env = environment(task_id, image.config, user, own, task.owned.env)
-        host = with_files(self._host, self._folder(task_id), self._cgroup(task_id))
+        host = with_files(self._host, self._folder(task_id), self.cgroups.asked(task_id))
         binds = volumes.binds(seen.folders, spec, str(self._folder(task_id)))
         if binds:
             await trio.to_thread.run_sync(make_folders, binds, user)
@@ -190,9 +189,9 @@ class Runtime:
         return mounts
 
     async def _limit_cpu(self, task_id: str, quota_us: int) -> None:
-        """Before the first instruction of the task's program; by containerd where the cgroup is not where we put it."""
+        """Before the first instruction of the task's program; by containerd where that is not ours to do."""
         try:
-            self.cgroups.limit_cpu(self._cgroup(task_id), quota_us, CPU_PERIOD_US)
+            self.cgroups.limit_cpu(task_id, quota_us, CPU_PERIOD_US)
         except OSError:
             resources = json.dumps({"cpu": {"quota": quota_us, "period": CPU_PERIOD_US}}).encode()
             packed = AnyMessage(type_url=RESOURCES_TYPE, value=resources)
@@ -240,14 +239,16 @@ class Runtime:
         """Runc and what is called like it by containerd's runc shim; others (runsc) by a shim of their own name."""
         if self.runtime == "runsc":
             return containers_pb2.Container.Runtime(name="io.containerd.runsc.v1")
-        options = runc_pb2.Options(binary_name=self.runtime, root=str(self.data_dir / "runc"))
+        options = runc_pb2.Options(
+            binary_name=self.runtime, root=str(self.data_dir / "runc"), systemd_cgroup=self.cgroups.systemd
+        )
         packed = AnyMessage(type_url="containerd.runc.v1.Options", value=options.SerializeToString())
         return containers_pb2.Container.Runtime(name=RUNC_SHIM, options=packed)
 
     def _container(
         self, task_id: str, started: Time, stop_signal: int, spec: Spec, pid: int
     ) -> TaskContainer:
-        meter = self.cgroups.meter(self._cgroup(task_id))
+        meter = self.cgroups.meter(task_id)
         meter.keep()
         ip = self.ip if spec.network is Network.HOST else None
         container = TaskContainer(task_id, started, stop_signal, meter, self.session, self._has_deleted, ip)
@@ -329,7 +330,7 @@ class Runtime:
         self._deleted.discard(task_id)
 
     def _remove_files(self, task_id: str) -> None:
-        self.cgroups.remove(self._cgroup(task_id))
+        self.cgroups.remove(task_id)
         folder = self._folder(task_id)
         if folder.exists():
             unmount(folder / "rootfs")
@@ -356,7 +357,7 @@ class Runtime:
         found |= {
             info.name for answer in answers for info in answer.info if info.kind == snapshots_pb2.ACTIVE
         }
-        found |= self.cgroups.children(self._cgroup(""))
+        found |= self.cgroups.task_ids()
         with suppress(OSError):
             found |= {path.name for path in (self.data_dir / "tasks").iterdir()}
         stray = sorted(
@@ -365,11 +366,6 @@ class Runtime:
         for task_id in stray:
             await self.clean_up(task_id)
         return stray
-
-    def remove_parents(self) -> None:
-        """The node's own cgroup, when no task has one in it; that of an ended one holds what the next milld must know."""
-        self.cgroups.remove(self._cgroup(""), below=False)
-        self.cgroups.remove(_PREFIX, below=False)
 
     def usage(self) -> Mapping[str, Usage]:
         return self._running.usage()
@@ -385,9 +381,6 @@ class Runtime:
             raise RpcUnavailable(
                 "UNAVAILABLE", f"nothing answers on {self.session.socket}; it is tried again all the time"
             )
-
-    def _cgroup(self, task_id: str) -> str:
-        return f"{_PREFIX}/{self.node_id[:8]}/{task_id}".rstrip("/")
 
     def _folder(self, task_id: str) -> Path:
         return self.data_dir / "tasks" / task_id
@@ -419,4 +412,4 @@ async def serve(runtime: Runtime, *, task_status: trio.TaskStatus[Runtime]) -> N
         await runtime._running.sample_all(SAMPLE_INTERVAL_S)  # noqa: SLF001 -- its own module
     finally:
         runtime._running.close()  # noqa: SLF001 -- its own module
-        runtime.remove_parents()
+        runtime.cgroups.remove_node()

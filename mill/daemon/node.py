@@ -29,6 +29,7 @@ from mill.containerd import embedded, images, runtime, session
 from mill.containerd import host as containerd_host
 from mill.containerd.cgroups import Cgroups
 from mill.containerd.images import Images
+from mill.containerd.node_cgroups import NodeCgroups, check_systemd
 from mill.containerd.running import Running
 from mill.containerd.runtime import Runtime
 from mill.containerd.session import Session
@@ -83,6 +84,7 @@ async def serve_node(
             return await layers.enter_async_context(running(serve, *args, **options))
 
         sock = layers.enter_context(api_server.bind(config.listen))
+        cgroups = _cgroups(config)
         socket = await _containerd_socket(config, layer)
         counted: Meters = await layer(meters.serve)
         containerd: Session = await layer(session.serve, socket, on_call=counted.on_call)
@@ -97,7 +99,9 @@ async def serve_node(
             registries=config.registries,
             docker_config=config.docker_config or Path.home() / DOCKER_CONFIG,
         )
-        engine: Runtime = await layer(runtime.serve, _runtime(config, containerd, pulled, clock, node_id))
+        engine: Runtime = await layer(
+            runtime.serve, _runtime(config, containerd, pulled, clock, node_id, cgroups)
+        )
         me = Identity(node_id, engine.node_name, engine.ip, config.allow_mounts)
         world = World(engine, logs, clock, trio.CapacityLimiter(_starts_at_once()))
         capacity = host.capacity_of(config)
@@ -128,10 +132,23 @@ async def _containerd_socket(config: Config, layer: Callable[..., Awaitable[Any]
     return str(found)
 
 
+def _cgroups(config: Config) -> Cgroups:
+    """The host's, once it is known that they can be had as configured."""
+    found = Cgroups.detect()
+    if config.systemd_cgroup:
+        check_systemd(found, config.runtime)
+    return found
+
+
 def _runtime(
-    config: Config, containerd: Session, pulled: Images, clock: SystemClock, node_id: str
+    config: Config,
+    containerd: Session,
+    pulled: Images,
+    clock: SystemClock,
+    node_id: str,
+    cgroups: Cgroups,
 ) -> Runtime:
-    cgroups = Cgroups.detect()
+    own = NodeCgroups(cgroups, node_id[:8], config.systemd_cgroup)
     return Runtime(
         session=containerd,
         images=pulled,
@@ -141,9 +158,9 @@ def _runtime(
         data_dir=config.data_dir,
         runtime=config.runtime,
         ip=host.address_of(config),
-        cgroups=cgroups,
+        cgroups=own,
         allow_mounts=config.allow_mounts,
-        host=containerd_host.describe(platform.machine(), cgroups),
+        host=containerd_host.describe(platform.machine(), cgroups, own.annotations),
         running=Running(clock),
     )
 

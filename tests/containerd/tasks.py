@@ -16,6 +16,7 @@ from mill.containerd.cgroups import Cgroups
 from mill.containerd.container import TaskContainer
 from mill.containerd.host import describe
 from mill.containerd.images import Images
+from mill.containerd.node_cgroups import NodeCgroups
 from mill.containerd.proto import containers_pb2, snapshots_pb2, tasks_pb2
 from mill.containerd.running import Running
 from mill.containerd.runtime import SHIM_SOCKETS, Runtime
@@ -107,7 +108,7 @@ class Lab:
             runtime="runc",
             ip="127.0.0.1",
             allow_mounts=(str(self.data_dir / "shared"),),
-            cgroups=cgroups,
+            cgroups=NodeCgroups(cgroups, node_id[:8]),
             host=describe(platform.machine(), cgroups),
             running=Running(self.clock),
         )
@@ -171,7 +172,7 @@ class Lab:
         found += [
             f"snapshot {one.name}" for answer in snapshots for one in answer.info if one.name == task_id
         ]
-        if task_id in runtime.cgroups.children(f"/mill/{runtime.node_id[:8]}"):
+        if task_id in runtime.cgroups.task_ids():
             found.append(f"cgroup of {task_id}")
         found += [f"files {path}" for path in runtime.data_dir.rglob(f"*{task_id}*")]
         mounted = await trio.Path("/proc/self/mountinfo").read_text()
@@ -183,7 +184,7 @@ class Lab:
         for node_id in (NODE_ID, OTHER_ID):
             runtime = self.runtime(node_id)
             await runtime.sweep(lambda _: False)
-            runtime.remove_parents()
+            runtime.cgroups.remove_node()
         for pipes in self.pipes.values():
             pipes.close()
 

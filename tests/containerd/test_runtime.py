@@ -113,15 +113,16 @@ async def test_limits_are_set_before_the_program_runs(lab: Lab, node: Runtime) -
     """Where the host is of cgroup v1 or v2, the container's own view or the host's tells."""
     task = lab.task("sleep", "1000", cpu=0.37, memory=Size(48 * 2**20))
     container = await lab.start(node, task)
-    below = f"mill/{node.node_id[:8]}/{container.id}"
-    if node.cgroups.v2:
-        folder = node.cgroups.root / below
+    below = node.cgroups.path(container.id).lstrip("/")
+    root = node.cgroups.cgroups.root
+    if node.cgroups.cgroups.v2:
+        folder = root / below
         assert (folder / "cpu.max").read_text().split() == ["37000", "100000"]
         assert int((folder / "memory.max").read_text()) == 48 * 2**20
     else:
-        assert int((node.cgroups.root / "cpu" / below / "cpu.cfs_quota_us").read_text()) == 37000
-        assert int((node.cgroups.root / "memory" / below / "memory.limit_in_bytes").read_text()) == 48 * 2**20
-        assert int((node.cgroups.root / "pids" / below / "pids.max").read_text()) == 4096
+        assert int((root / "cpu" / below / "cpu.cfs_quota_us").read_text()) == 37000
+        assert int((root / "memory" / below / "memory.limit_in_bytes").read_text()) == 48 * 2**20
+        assert int((root / "pids" / below / "pids.max").read_text()) == 4096
 
 
 async def test_a_running_task_has_figures(lab: Lab, node: Runtime, nursery: trio.Nursery) -> None:
@@ -235,7 +236,7 @@ async def test_what_ended_meanwhile_is_adopted_with_its_code_time_and_toll(lab: 
     with trio.fail_after(30):
         ended = await first.wait()
     node._running.close()
-    node.remove_parents()
+    node.cgroups.remove_node()
     before = descriptors()
     next_node = lab.runtime()
     adopted = await next_node.adopt(task)
