@@ -13,13 +13,14 @@ import trio
 from mill.containerd import images as images_service
 from mill.containerd import rpcs
 from mill.containerd.cgroups import Cgroups
+from mill.containerd.cleaning import SHIM_SOCKETS
 from mill.containerd.container import TaskContainer
 from mill.containerd.host import describe
 from mill.containerd.images import Images
 from mill.containerd.node_cgroups import NodeCgroups
 from mill.containerd.proto import containers_pb2, snapshots_pb2, tasks_pb2
 from mill.containerd.running import Running
-from mill.containerd.runtime import SHIM_SOCKETS, Runtime
+from mill.containerd.runtime import Runtime
 from mill.containerd.session import Session
 from mill.daemon.clock import SystemClock
 from mill.model import Duration, Owned, Record, Size, Spec, Status, Task, Time, Times
