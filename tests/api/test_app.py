@@ -141,9 +141,9 @@ async def test_the_answer_is_json_in_the_shape_of_the_model(api: httpx.AsyncClie
     assert answer.headers["content-type"] == "application/json"
     said = json.loads(answer.content)
     assert said["status"] == "running"
-    assert said["times"] == {
-        "created": "2027-01-15T08:00:00.000Z", "pulled": None, "started": None, "finished": None,
-    }  # fmt: skip
+    assert said["times"].pop("created") == "2027-01-15T08:00:00.000Z"
+    assert {"pulled", "started", "finished"} <= said["times"].keys()
+    assert set(said["times"].values()) == {None}
     assert said["spec"]["memory"] == 256 * 1024**2
     assert said["reason"] is None
     assert "extra" not in said
