@@ -18,6 +18,7 @@ from mill.client.calls import Call, Page, Spawned
 from mill.client.client import Client, TaskPages
 from mill.client.follow import LogStream
 from mill.client.lines import LogLine
+from mill.client.pulls import PullStream
 from mill.errors import (
     Conflict,
     ConnectionFailed,
@@ -48,6 +49,7 @@ __all__ = [
     "NotFound",
     "Page",
     "ProblemError",
+    "PullStream",
     "Spawned",
     "TaskPages",
     "TooLarge",

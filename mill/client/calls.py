@@ -8,9 +8,21 @@ from urllib.parse import quote
 
 import attrs
 
+from mill.client.lines import LogQuery
 from mill.convert import from_json, to_json
 from mill.errors import FieldError
-from mill.model import Draft, Image, Mount, NodeStatus, Record, SpawnRequest, Stats, Status, Template
+from mill.model import (
+    Draft,
+    Image,
+    Mount,
+    NodeStatus,
+    PullRequest,
+    Record,
+    SpawnRequest,
+    Stats,
+    Status,
+    Template,
+)
 from mill.units import parse_duration
 
 T = TypeVar("T")
@@ -168,8 +180,12 @@ def stats(task_id: str) -> Call[Stats]:
     return Call("GET", f"{_task_path(task_id)}/stats", _read(Stats))
 
 
-def logs_path(task_id: str) -> str:
-    return f"{_task_path(task_id)}/logs"
+def logs(task_id: str, query: LogQuery) -> Call[None]:
+    """Answered by a stream, which `LogStream` reads; a follow may be silent for any time."""
+    thinks_s = None if query.follow else 0.0
+    return Call(
+        "GET", f"{_task_path(task_id)}/logs", lambda _: None, params=query.params(), thinks_s=thinks_s
+    )
 
 
 def images() -> Call[list[Image]]:
@@ -180,6 +196,17 @@ def load_image(name: str | None = None) -> Call[list[Image]]:
     """The archive's bytes are the body, which `Client.ask` streams. Unpacking a large image takes its time."""
     params = (("name", name),) if name else ()
     return Call("POST", "/v1/images/load", _list_of("images", Image), params=params, thinks_s=None)
+
+
+def pull_image(ref: str, pull: str = "always") -> Call[Image]:
+    """Answered by a stream, which `Client.pull_image` reads; its last line holds the image. Raises `FieldError`."""
+    request = from_json(PullRequest, {"image": ref, "pull": pull}, strict=True)
+    return Call("POST", "/v1/images/pull", _read(Image), body=to_json(request), thinks_s=None)
+
+
+def remove_image(ref: str) -> Call[None]:
+    """Returns when what only this image kept is gone from the disk."""
+    return Call("DELETE", f"/v1/images/{_segment('ref', ref)}", lambda _: None, thinks_s=None)
 
 
 def templates() -> Call[list[Template]]:

@@ -66,9 +66,8 @@ class Connection:
         said = {"accept": "application/json", **(headers or {})}
         body: AsyncIterable[bytes] | bytes | None = content
         if call.body is not None:
-            body = json.dumps(call.body).encode()  # not httpx' own: ours survives a lone surrogate
+            body = _body(call)
             said["content-type"] = "application/json"
-        read_s = None if call.thinks_s is None else self._timeout_s + call.thinks_s
         with self._told():
             response = await self._http.request(
                 call.method,
@@ -76,7 +75,7 @@ class Connection:
                 params=list(call.params),
                 content=body,
                 headers=said,
-                timeout=self._timeout(read_s),
+                timeout=self._timeout(self._read_s(call)),
             )
         self.reached = True
         if not response.is_success:
@@ -100,18 +99,19 @@ class Connection:
                 "does it run another version of milld?",
             ) from error
 
-    async def stream(
-        self, path: str, params: tuple[tuple[str, str], ...], accept: str, *, endless: bool
-    ) -> "ByteStream":
-        """The body of a GET as it comes; an *endless* one may be silent for any time, also before its headers."""
-        read_s = None if endless else self._timeout_s
+    async def stream(self, call: Call[Any], accept: str) -> "ByteStream":
+        """The body of the answer as it comes; one without end may be silent for any time, also before its headers."""
+        said, body = {"accept": accept}, _body(call)
+        if body is not None:
+            said["content-type"] = "application/json"
         with self._told():
             request = self._http.build_request(
-                "GET",
-                self.endpoint.url + path,
-                params=list(params),
-                headers={"accept": accept},
-                timeout=self._timeout(read_s),
+                call.method,
+                self.endpoint.url + call.path,
+                params=list(call.params),
+                content=body,
+                headers=said,
+                timeout=self._timeout(self._read_s(call)),
             )
             response = await self._http.send(request, stream=True)
             self.reached = True
@@ -123,6 +123,9 @@ class Connection:
         if not response.is_success:
             raise self._problem(response)
         return ByteStream(self, response)
+
+    def _read_s(self, call: Call[Any]) -> float | None:
+        return None if call.thinks_s is None else self._timeout_s + call.thinks_s
 
     def _timeout(self, read_s: float | None) -> httpx.Timeout:
         return httpx.Timeout(
@@ -173,6 +176,11 @@ class ByteStream:
         with suppress(httpx.HTTPError, httpx.StreamError):
             async for _ in self._chunks:
                 pass
+
+
+def _body(call: Call[Any]) -> bytes | None:
+    """Not httpx' own JSON: ours survives a lone surrogate."""
+    return None if call.body is None else json.dumps(call.body).encode()
 
 
 def _failure(error: Exception, url: str) -> ConnectionFailed:

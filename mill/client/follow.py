@@ -87,9 +87,7 @@ class LogStream:
         try:
             if self._body is None:
                 self._patience.begin()
-                params = self._query.params()
-                path = calls.logs_path(self._task_id)
-                self._body = await self._connection.stream(path, params, NDJSON, endless=self._query.follow)
+                self._body = await self._connection.stream(calls.logs(self._task_id, self._query), NDJSON)
             data = await self._body.read()
             if data:
                 self._take(data)

@@ -17,6 +17,7 @@ from mill.containerd.faults import RpcError, RpcUnavailable
 from mill.containerd.layout import ArchivedImage, Member, NameNeeded
 from mill.containerd.leases import leased
 from mill.containerd.oci import Descriptor
+from mill.containerd.progress import Progress
 from mill.containerd.pull import (
     EXPECTED,
     Document,
@@ -36,8 +37,12 @@ async def load(puller: Puller, path: Path, name: str | None) -> list[tuple[str, 
     try:
         members = await trio.to_thread.run_sync(archive.scan, path)
         images = layout.read(members, puller.platform, name)
+        names = [name for image in images for name in image.names]
         with archive.opened(path) as file:
-            async with leased(puller.session, puller.node_id, puller.now) as lease:
+            async with (
+                puller.holds.writing(names),
+                leased(puller.session, puller.node_id, puller.now) as lease,
+            ):
                 return await _Loading(puller, lease, file, members).store(images)
     except NameNeeded as error:
         raise FieldError("name", str(error)) from error
@@ -89,10 +94,10 @@ class _Loading:
         return stored
 
     async def _unpack(self, image: ArchivedImage, ready: Mapping[str, trio.Event]) -> None:
-        layers = image.manifest.layers
-        await self.puller.unpacker.unpack(
-            self.lease, layers, image.config.diff_ids, [ready[layer.digest] for layer in layers]
-        )
+        layers, progress = image.manifest.layers, Progress()
+        progress.expect(0, [(layer.digest, layer.size) for layer in layers])
+        events = [ready[layer.digest] for layer in layers]
+        await self.puller.unpacker.unpack(self.lease, layers, image.config.diff_ids, events, progress)
 
     async def _layers(self, images: Sequence[ArchivedImage], ready: Mapping[str, trio.Event]) -> None:
         wanted = {

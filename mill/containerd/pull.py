@@ -13,9 +13,10 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from mill.containerd import content, oci, rpcs
 from mill.containerd.faults import RpcAlreadyExists, RpcError, RpcNotFound, RpcUnavailable
-from mill.containerd.flights import Progress
+from mill.containerd.holds import Holds
 from mill.containerd.leases import NODE_LABEL, leased
 from mill.containerd.oci import Descriptor, ImageConfig, Index, Manifest
+from mill.containerd.progress import Progress
 from mill.containerd.proto import images_pb2
 from mill.containerd.reference import Reference
 from mill.containerd.registry import Fetched, Registry
@@ -73,6 +74,7 @@ class Puller:
     platform: oci.Platform
     node_id: str
     now: Callable[[], float]
+    holds: Holds
     _turns: Turns = attrs.field(factory=Turns, init=False)
 
     async def pull(self, ref: Reference, progress: Progress) -> Unpacked:
@@ -105,9 +107,10 @@ class Puller:
         manifest = resolved.manifest
         layers = tuple({layer.digest: layer for layer in manifest.layers}.values())
         small = (manifest.config, *(document.blob for document in resolved.documents))
-        progress.total = sum(blob.size for blob in (*layers, *small))
+        size = sum(blob.size for blob in (*layers, *small))
+        progress.expect(size, [(layer.digest, layer.size) for layer in layers])
         config = await self._config(ref, manifest, lease)
-        progress.parts["config"] = sum(blob.size for blob in small)
+        progress.other = sum(blob.size for blob in small)
         ready = {layer.digest: trio.Event() for layer in layers}
         slots = trio.CapacityLimiter(_DOWNLOADS)
 
@@ -122,11 +125,12 @@ class Puller:
             manifest.layers,
             config.diff_ids,
             [ready[x.digest] for x in manifest.layers],
+            progress,
         )
         await all_or_first_failure([partial(layer, blob) for blob in layers] + [unpacked])
         await store_documents(self.session, lease, resolved, source_label(ref))
         await name_image(self.session, ref.normalised, resolved.target, self.node_id)
-        return Unpacked(resolved.target, config, oci.chain_ids(config.diff_ids)[-1], progress.total)
+        return Unpacked(resolved.target, config, oci.chain_ids(config.diff_ids)[-1], size)
 
     async def _config(self, ref: Reference, manifest: Manifest, lease: str) -> ImageConfig:
         """The image's config, read from the store if it is there; stored, and labelled to hold on to its snapshots."""
@@ -149,11 +153,10 @@ class Puller:
 
     async def _layer(self, ref: Reference, blob: Descriptor, lease: str, progress: Progress) -> None:
         def source(offset: int) -> AsyncGenerator[bytes, None]:
+            progress.fetching(blob.digest)
             return self.registry.blob(ref, blob, offset)
 
-        def on_bytes(done: int) -> None:
-            progress.parts[blob.digest] = done
-
+        on_bytes = partial(progress.came, blob.digest)
         ingest = content.Ingest(
             blob, source, f"layer-{blob.digest}", source_label(ref), on_bytes, resumable=True
         )
@@ -161,6 +164,7 @@ class Puller:
             blob.digest
         ):  # waiting here is quicker than for containerd's lock on the ref
             await content.write(self.session, lease, ingest)
+        progress.stored(blob.digest)
 
 
 async def store_config(

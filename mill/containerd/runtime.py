@@ -50,7 +50,7 @@ _PREFIX = "/mill"
 CREATE_PATIENCE_S = 1.0
 """For a creation that nobody wants any more; it takes 0.05 s, and containerd takes 2 s to undo half of one."""
 FRESH_S = 1.0
-"""How long an image that was seen counts as present. One that is removed in that second makes a start error."""
+"""How long an image that was seen counts as present, while this node's store does not change."""
 _ACCOUNTS_KEPT = 256
 """Images whose accounts are remembered; each is a few kB."""
 
@@ -75,6 +75,8 @@ class Runtime:
     _running: Running
     _accounts: dict[str, users.Accounts] = attrs.field(factory=dict)
     _found: dict[str, tuple[float, LocalImage]] = attrs.field(factory=dict)
+    _found_changes: int = 0
+    """The state of the store that `_found` was found in."""
     _deleted: set[str] = attrs.field(factory=set)
     """Tasks that containerd has deleted and that are not cleaned up yet."""
 
@@ -82,6 +84,8 @@ class Runtime:
         """Asked of containerd, unless it was there a moment ago: of twenty spawns at once, one asks."""
         await self._require_connection()
         now = self.clock.boottime()
+        if self._found_changes != self.images.changes:
+            self._found, self._found_changes = {}, self.images.changes
         at, image = self._found.get(spec.image, (-FRESH_S, None))
         if image is None or now - at >= FRESH_S:
             image = await self.images.find(spec.image)

@@ -14,6 +14,7 @@ import trio
 from mill.containerd import content, oci, rpcs
 from mill.containerd.faults import RpcAlreadyExists, RpcError, RpcNotFound
 from mill.containerd.oci import Descriptor
+from mill.containerd.progress import Progress
 from mill.containerd.proto import diff_pb2, leases_pb2, snapshots_pb2, types_pb2
 from mill.containerd.session import Session
 from mill.containerd.turns import Turns
@@ -46,16 +47,24 @@ class Unpacker:
         return True
 
     async def unpack(
-        self, lease: str, layers: Sequence[Descriptor], diff_ids: Sequence[str], ready: Sequence[trio.Event]
+        self,
+        lease: str,
+        layers: Sequence[Descriptor],
+        diff_ids: Sequence[str],
+        ready: Sequence[trio.Event],
+        progress: Progress,
     ) -> str:
         """All *layers*, bottom first, each as soon as its event in *ready* says that its blob is there; the top's chain id."""
         chain = oci.chain_ids(diff_ids)
         parent = ""
         for layer, diff_id, chain_id, event in zip(layers, diff_ids, chain, ready, strict=True):
             async with self._turns.of(chain_id):
-                if not await self._keep(lease, chain_id):
+                found = await self._keep(lease, chain_id)
+                if not found:
                     await event.wait()
+                    progress.unpacking(layer.digest)
                     await self._layer(lease, parent, chain_id, layer, diff_id)
+                progress.unpacked(layer.digest, made=not found)
             parent = chain_id
         return parent
 

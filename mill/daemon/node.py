@@ -96,6 +96,7 @@ async def serve_node(
         world = World(engine, logs, clock, trio.CapacityLimiter(_starts_at_once()))
         capacity = host.capacity_of(config)
         tasks: Tasks = await layer(task_service.serve, me, capacity, store, world, random.SystemRandom())
+        pulled.holds.ask_tasks(tasks.images)
         templates = await Templates.load(store, config.templates)
         core = _core(config, tasks, logs, engine, templates, clock)
         await layer(api_server.serve, api_app.make_app(core), sock)

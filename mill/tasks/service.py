@@ -170,6 +170,10 @@ class Tasks:
         live.request_kill(kill, trio.current_time())
         return live.record
 
+    def images(self) -> list[tuple[str, str]]:
+        """(id, image as its spec says) of every live task."""
+        return [(live.id, live.task.record.spec.image) for live in self.table]
+
     def stats(self, task_id: str) -> Stats | None:
         """Figures of a running task now; None when it does not run."""
         return self._world.runtime.stats(task_id)
