@@ -50,6 +50,8 @@ LONG_POLL_S = 60.0
 """The longest `wait` one request may ask for; a client asks again."""
 PAGE_LIMIT = 1000
 """Records in one page of a listing, at most."""
+IMAGE_SHARE = 0.8
+"""Of the file system that containerd unpacks to, for images unless --image-max-bytes says otherwise; kubelet's is alike."""
 RESERVE_CPU = 0.1
 """Cores that milld and containerd keep for themselves unless --cpu says otherwise."""
 RESERVE_MEMORY_BYTES = 512 * 1024**2
@@ -78,6 +80,7 @@ class Config:
     cpu: float | None = None
     memory: int | None = None
     docker_config: Path | None = None
+    image_max_bytes: int | None = None
     allow_mounts: tuple[str, ...] = ()
     registries: Mapping[str, RegistryConfig] = attrs.field(factory=dict)
     templates: Mapping[str, Draft] = attrs.field(factory=dict)
@@ -171,6 +174,10 @@ OPTIONS: Mapping[str, tuple[Callable[[object], Any], str]] = {
     "docker_config": (
         _path,
         "Docker's config.json with registry credentials (default: ~/.docker/config.json)",
+    ),
+    "image_max_bytes": (
+        parse_size,
+        "what images may take on the disk, such as 20G; 0: no limit (default: 80 % of its file system)",
     ),
     "allow_mounts": (
         _paths,

@@ -34,6 +34,7 @@ EVERY_OPTION = {
     "cpu": "2.5",
     "memory": "2G",
     "docker_config": "/root/config.json",
+    "image_max_bytes": "20G",
     "allow_mounts": "/srv:/data",
 }
 
@@ -72,7 +73,7 @@ def test_every_option_can_come_from_each_source_and_means_the_same(write: Write)
     assert by_flags == by_environment == load({}, {}, write("\n".join(lines)))
     assert by_flags == Config(
         Path("/srv/mill"), "node-7", "/run/c.sock", "crun", "0.0.0.0:80", "192.0.2.1", 2.5, 2 * GIB,
-        Path("/root/config.json"), ("/srv", "/data"),
+        Path("/root/config.json"), 20 * GIB, ("/srv", "/data"),
     )  # fmt: skip
 
 
@@ -81,6 +82,7 @@ def test_flags_win_over_the_environment_and_that_over_the_file(option: str, writ
     texts = {
         "cpu": "123",
         "memory": "123G",
+        "image_max_bytes": "123G",
         "allow_mounts": "/1:/2:/3",
         "advertise": "192.0.2.123",
         "listen": ":123",
@@ -168,6 +170,8 @@ BAD = [
     ("memory", "2X"),
     ("memory", "1K"),
     ("memory", "-1"),
+    ("image_max_bytes", "-1"),
+    ("image_max_bytes", "much"),
     ("allow_mounts", "relative"),
     ("allow_mounts", "/a::/b"),
 ]

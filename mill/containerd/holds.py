@@ -48,11 +48,18 @@ class Holds:
 
     def held(self) -> frozenset[str]:
         """Every name that must stay now."""
+        live = {normalised(image) for _, image in self._live()}
+        return frozenset(live | set(+self._written) | set(self._lately()))
+
+    def found_for_s(self) -> float:
+        """How long until nothing is held any more only for having been found."""
+        return max(self._lately().values(), default=0.0)
+
+    def _lately(self) -> dict[str, float]:
+        """Names that were found, and how long that still counts."""
         now = trio.current_time()
         self._found = {name: at for name, at in self._found.items() if now - at < FOUND_S}
-        return frozenset(
-            {normalised(image) for _, image in self._live()} | set(+self._written) | set(self._found)
-        )
+        return {name: at + FOUND_S - now for name, at in self._found.items()}
 
     def found(self, name: str) -> None:
         """Somebody may make a task of it now."""

@@ -15,20 +15,22 @@ import trio
 from google.protobuf.empty_pb2 import Empty
 
 from mill.config import RegistryConfig
-from mill.containerd import content, loading, oci, reference, rpcs
+from mill.containerd import loading, oci, reference, rpcs
 from mill.containerd.authorization import Authorizer
+from mill.containerd.budget import Budget, limit_of
 from mill.containerd.credentials import Credentials
 from mill.containerd.faults import RpcError, RpcNotFound, RpcUnavailable
 from mill.containerd.flights import REPORT_EVERY_S, Flights, Landed
 from mill.containerd.holds import Holds
 from mill.containerd.leases import NODE_LABEL, sweep
-from mill.containerd.oci import Descriptor, ImageConfig, Index
+from mill.containerd.oci import ImageConfig
 from mill.containerd.progress import Progress
 from mill.containerd.proto import containers_pb2, images_pb2
-from mill.containerd.pull import CONFIG_LIMIT_BYTES, Puller, Unpacked, pull_error
+from mill.containerd.pull import Puller, pull_error
 from mill.containerd.reference import Reference
-from mill.containerd.registry import MANIFEST_LIMIT_BYTES, Patience, Registry
+from mill.containerd.registry import Patience, Registry
 from mill.containerd.session import Session
+from mill.containerd.stock import Stock, Unpacked, target_of
 from mill.containerd.transport import STALL_S, open_transport
 from mill.containerd.unpack import Unpacker
 from mill.errors import Conflict, FieldError, NotFound, PullError
@@ -37,7 +39,6 @@ from mill.model import Image, PullPolicy, PullProgress, Size, Time
 _RECONNECT_S = 15.0  # how long a pull waits for a containerd that went away, once
 _POLL_S = 0.1  # between questions whether it is back
 WATCH_EVERY_S = 0.2  # somebody who watches a pull from afar hears of it no more often
-_REMEMBERED = 1000  # digests whose documents are kept parsed; a few kB each
 
 
 @attrs.frozen
@@ -54,13 +55,16 @@ class LocalImage:
 class Images:
     puller: Puller
     flights: Flights[LocalImage]
-    changes: int = attrs.field(default=0, init=False)
-    """Counts what may have changed the meaning of a name, or taken it away."""
-    _known: dict[str, Unpacked] = attrs.field(factory=dict, init=False, repr=False)
+    stock: Stock
 
     @property
     def holds(self) -> Holds:
         return self.puller.holds
+
+    @property
+    def changes(self) -> int:
+        """Counts what may have changed the meaning of a name, or taken it away."""
+        return self.stock.changes
 
     @property
     def _session(self) -> Session:
@@ -117,10 +121,14 @@ class Images:
         self.holds.found(parsed.normalised)
         return await self._find(parsed)
 
+    def use(self, ref: str) -> None:
+        """A task is made of it: it is among the last to be removed for want of room."""
+        self.stock.use(ref)
+
     async def load(self, archive: Path, *, name: str | None = None) -> list[Image]:
         """Every image of an OCI or Docker archive, unpacked and named. `FieldError` for ``archive`` or ``name``."""
         loaded = await loading.load(self.puller, archive, name)
-        self.changes += 1
+        self.stock.changes += 1
         return [
             Image(ref, image.target.digest, Size(image.size), Time(self.puller.now()))
             for ref, image in loaded
@@ -132,7 +140,7 @@ class Images:
         return [await self._described(image) for image in sorted(listed.images, key=lambda i: i.name)]
 
     async def _described(self, image: images_pb2.Image) -> Image:
-        inspected = await self._inspect(_target(image))
+        inspected = await self.stock.inspect(target_of(image))
         created = Time(image.created_at.seconds + image.created_at.nanos / 1e9)
         return Image(image.name, image.target.digest, Size(inspected.size if inspected else 0), created)
 
@@ -157,17 +165,11 @@ class Images:
             if self.holds.written(name):
                 raise Conflict(f"{name} is being pulled or loaded: remove it when that is over")
             try:
-                await self._delete(name)
+                await self.stock.delete(name)
             except RpcNotFound:
                 raise NotFound(
                     f"no image {name} is on this node; 'mill images' lists those that are"
                 ) from None
-
-    async def _delete(self, name: str) -> None:
-        """With the garbage collection that frees what only this name kept, however long that takes."""
-        request = images_pb2.DeleteImageRequest(name=name, sync=True)
-        self.changes += 1
-        await self._session.call(rpcs.IMAGES_DELETE, request, timeout_s=None)
 
     async def _foreign_users(self, name: str) -> Sequence[str]:
         """Containers of the image that are not this node's: another milld on this containerd, or another client."""
@@ -182,7 +184,7 @@ class Images:
             image = (await self._session.call(rpcs.IMAGES_GET, request)).image
         except RpcNotFound:
             return None
-        inspected = await self._inspect(_target(image))
+        inspected = await self.stock.inspect(target_of(image))
         if inspected is None or not await self.puller.unpacker.there(inspected.chain_id):
             return None
         return _local(ref, inspected)
@@ -196,8 +198,8 @@ class Images:
                     raise
                 await self._wait_back()
                 pulled = await self.puller.pull(ref, progress)
-        self.changes += 1
-        self._remember(pulled)
+        self.stock.changes += 1
+        self.stock.remember(pulled)
         return _local(ref, pulled)
 
     async def _again_if_away(self, ask: Callable[[], Awaitable[LocalImage | None]]) -> LocalImage | None:
@@ -217,38 +219,6 @@ class Images:
                     return
                 await trio.sleep(_POLL_S)
 
-    async def _inspect(self, target: Descriptor) -> Unpacked | None:
-        """What *target* means on this platform, from the store; None when parts are missing or it cannot run here."""
-        known = self._known.get(target.digest)
-        if known is not None:
-            return known
-        size, digest = 0, target.digest
-        try:
-            for _ in range(3):  # as deep as a pull goes
-                body = await content.read(self._session, digest, MANIFEST_LIMIT_BYTES)
-                parsed = oci.parse_manifest(body, target.media_type if digest == target.digest else "")
-                size += len(body)
-                if not isinstance(parsed, Index):
-                    break
-                digest = oci.choose(parsed.manifests, self.puller.platform).digest
-            else:
-                return None
-            config = oci.parse_config(
-                await content.read(self._session, parsed.config.digest, CONFIG_LIMIT_BYTES)
-            )
-            oci.check_runs_on(config, parsed, self.puller.platform)
-        except (RpcNotFound, ValueError):
-            return None
-        size += parsed.config.size + sum({layer.digest: layer.size for layer in parsed.layers}.values())
-        inspected = Unpacked(target, config, oci.chain_ids(config.diff_ids)[-1], size)
-        self._remember(inspected)
-        return inspected
-
-    def _remember(self, image: Unpacked) -> None:
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
-        self._known[image.target.digest] = image
-
 
 async def serve(
     session: Session,
@@ -257,18 +227,24 @@ async def serve(
     now: Callable[[], float],
     registries: Mapping[str, RegistryConfig],
     docker_config: Path | None = None,
+    max_bytes: int | None = None,
     patience: Patience = Patience(),  # noqa: B008 -- a frozen value
     stall_s: float = STALL_S,
     task_status: trio.TaskStatus[Images] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Own the pulls. Leases that an earlier milld of this node left are removed first."""
+    """Own the pulls. *max_bytes* is for all images together (None: most of the disk, 0: no limit). Leases that an earlier milld of this node left are removed first."""
     await sweep(session, node_id)
     credentials = Credentials({host.lower(): config for host, config in registries.items()}, docker_config)
     async with open_transport(stall_s=stall_s) as transport, trio.open_nursery() as nursery:
         registry = Registry(transport, Authorizer(transport, credentials, now), now, patience)
         host = oci.platform_of(platform.machine())
-        puller = Puller(session, registry, Unpacker(session), host, node_id, now, Holds())
-        task_status.started(Images(puller, Flights(nursery)))
+        unpacker = Unpacker(session)
+        stock = Stock(session, unpacker, host, node_id, now)
+        budget = Budget(stock, Holds(), await limit_of(session, max_bytes))
+        puller = Puller(session, registry, unpacker, host, node_id, now, budget)
+        nursery.start_soon(stock.keep_uses)
+        nursery.start_soon(budget.trim)
+        task_status.started(Images(puller, Flights(nursery), stock))
         await trio.sleep_forever()
 
 
@@ -281,7 +257,3 @@ def _parsed(ref: str) -> Reference:
 
 def _local(ref: Reference, image: Unpacked) -> LocalImage:
     return LocalImage(ref.normalised, image.target.digest, image.chain_id, image.config)
-
-
-def _target(image: images_pb2.Image) -> Descriptor:
-    return Descriptor(image.target.media_type, image.target.digest, image.target.size)

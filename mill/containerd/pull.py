@@ -12,6 +12,8 @@ import trio
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from mill.containerd import content, oci, rpcs
+from mill.containerd.budget import Budget, Claim
+from mill.containerd.eviction import OverBudget
 from mill.containerd.faults import RpcAlreadyExists, RpcError, RpcNotFound, RpcUnavailable
 from mill.containerd.holds import Holds
 from mill.containerd.leases import NODE_LABEL, leased
@@ -21,27 +23,17 @@ from mill.containerd.proto import images_pb2
 from mill.containerd.reference import Reference
 from mill.containerd.registry import Fetched, Registry
 from mill.containerd.session import Session
+from mill.containerd.stock import CONFIG_LIMIT_BYTES, USED_LABEL, Unpacked, used_label
 from mill.containerd.turns import Turns
 from mill.containerd.unpack import Unpacker, descriptor
 from mill.errors import PullError
 
-CONFIG_LIMIT_BYTES = 8 * 2**20  # containerd reads configs whole, and so does every tool
 _DOWNLOADS = 3  # layers of one image at a time, as Docker does it
 _SOURCE_LABEL = "containerd.io/distribution.source."
 _REF_LABEL = "containerd.io/gc.ref."
 
-EXPECTED = (PullError, RpcError, content.DigestMismatch)
+EXPECTED = (PullError, RpcError, content.DigestMismatch, OverBudget)
 """What may go wrong in the parts of a pull."""
-
-
-@attrs.frozen
-class Unpacked:
-    """An image ready to run: `target` is what its name points to, `size` the bytes of its blobs."""
-
-    target: Descriptor
-    config: ImageConfig
-    chain_id: str
-    size: int
 
 
 @attrs.frozen
@@ -64,6 +56,15 @@ class Resolved:
         return self.documents[0].blob
 
 
+@attrs.frozen
+class _Work:
+    """What the parts of one pull share."""
+
+    lease: str
+    claim: Claim
+    progress: Progress
+
+
 @attrs.define(eq=False)
 class Puller:
     """Everything that pulls have in common. `now` is the wall clock."""
@@ -74,14 +75,21 @@ class Puller:
     platform: oci.Platform
     node_id: str
     now: Callable[[], float]
-    holds: Holds
+    budget: Budget
     _turns: Turns = attrs.field(factory=Turns, init=False)
+
+    @property
+    def holds(self) -> Holds:
+        return self.budget.holds
 
     async def pull(self, ref: Reference, progress: Progress) -> Unpacked:
         try:
             resolved = await self._resolve(ref)
-            async with leased(self.session, self.node_id, self.now) as lease:
-                return await self._fetch(ref, resolved, lease, progress)
+            with self.budget.claim() as claim:
+                async with leased(self.session, self.node_id, self.now) as lease:
+                    return await self._fetch(ref, resolved, _Work(lease, claim, progress))
+        except OverBudget as over:
+            raise PullError("disk", f"cannot pull {ref}: {over}") from over
         except content.DigestMismatch as mismatch:
             raise PullError("digest", f"cannot pull {ref} from {ref.pull_host}: {mismatch}") from mismatch
         except RpcError as fault:
@@ -103,12 +111,13 @@ class Puller:
                 raise PullError("invalid", f"cannot pull {ref}: {error}") from error
         raise PullError("invalid", f"cannot pull {ref}: its index leads to an index again and again")
 
-    async def _fetch(self, ref: Reference, resolved: Resolved, lease: str, progress: Progress) -> Unpacked:
-        manifest = resolved.manifest
+    async def _fetch(self, ref: Reference, resolved: Resolved, work: _Work) -> Unpacked:
+        manifest, lease, progress = resolved.manifest, work.lease, work.progress
         layers = tuple({layer.digest: layer for layer in manifest.layers}.values())
         small = (manifest.config, *(document.blob for document in resolved.documents))
-        size = sum(blob.size for blob in (*layers, *small))
-        progress.expect(size, [(layer.digest, layer.size) for layer in layers])
+        blobs = {blob.digest: blob.size for blob in (*layers, *small)}
+        progress.expect(sum(blobs.values()), [(layer.digest, layer.size) for layer in layers])
+        await work.claim.grow({("blob", digest): size for digest, size in blobs.items()})
         config = await self._config(ref, manifest, lease)
         progress.other = sum(blob.size for blob in small)
         ready = {layer.digest: trio.Event() for layer in layers}
@@ -126,11 +135,12 @@ class Puller:
             config.diff_ids,
             [ready[x.digest] for x in manifest.layers],
             progress,
+            work.claim.heard,
         )
         await all_or_first_failure([partial(layer, blob) for blob in layers] + [unpacked])
         await store_documents(self.session, lease, resolved, source_label(ref))
-        await name_image(self.session, ref.normalised, resolved.target, self.node_id)
-        return Unpacked(resolved.target, config, oci.chain_ids(config.diff_ids)[-1], size)
+        await name_image(self.session, ref.normalised, resolved.target, self.node_id, self.now())
+        return Unpacked(resolved.target, config, blobs)
 
     async def _config(self, ref: Reference, manifest: Manifest, lease: str) -> ImageConfig:
         """The image's config, read from the store if it is there; stored, and labelled to hold on to its snapshots."""
@@ -196,13 +206,14 @@ async def store_documents(
         held = {f"{_REF_LABEL}content.m.0": document.blob.digest}
 
 
-async def name_image(session: Session, name: str, target: Descriptor, node_id: str) -> None:
-    """Have *name* point to *target*, whatever it pointed to before."""
-    image = images_pb2.Image(name=name, target=descriptor(target), labels={NODE_LABEL: node_id})
+async def name_image(session: Session, name: str, target: Descriptor, node_id: str, now: float) -> None:
+    """Have *name* point to *target*, whatever it pointed to before; that counts as a use."""
+    labels = {NODE_LABEL: node_id, **used_label(now)}
+    image = images_pb2.Image(name=name, target=descriptor(target), labels=labels)
     try:
         await session.call(rpcs.IMAGES_CREATE, images_pb2.CreateImageRequest(image=image))
     except RpcAlreadyExists:
-        mask = FieldMask(paths=["target"])
+        mask = FieldMask(paths=["target", f"labels.{USED_LABEL}"])
         await session.call(rpcs.IMAGES_UPDATE, images_pb2.UpdateImageRequest(image=image, update_mask=mask))
 
 

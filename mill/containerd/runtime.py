@@ -76,7 +76,6 @@ class Runtime:
     _accounts: dict[str, users.Accounts] = attrs.field(factory=dict)
     _found: dict[str, tuple[float, LocalImage]] = attrs.field(factory=dict)
     _found_changes: int = 0
-    """The state of the store that `_found` was found in."""
     _deleted: set[str] = attrs.field(factory=set)
     """Tasks that containerd has deleted and that are not cleaned up yet."""
 
@@ -100,6 +99,7 @@ class Runtime:
 
     async def start(self, task: Task, image: Any, open_pipes: OpenPipes) -> TaskContainer:
         """A started container. Tried again when containerd goes away half-way, as long as PID 1 was not started."""
+        self.images.use(image.ref)
         while True:
             container = await self._create(task, image, open_pipes)
             started = self.clock.now()  # not after the call: a task may have ended by then

@@ -90,6 +90,7 @@ async def serve_node(
             now=clock.now,
             registries=config.registries,
             docker_config=config.docker_config or Path.home() / DOCKER_CONFIG,
+            max_bytes=config.image_max_bytes,
         )
         engine: Runtime = await layer(runtime.serve, _runtime(config, containerd, pulled, clock, node_id))
         me = Identity(node_id, engine.node_name, engine.ip, config.allow_mounts)
