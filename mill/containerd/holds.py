@@ -48,12 +48,15 @@ class Holds:
 
     def held(self) -> frozenset[str]:
         """Every name that must stay now."""
-        live = {normalised(image) for _, image in self._live()}
-        return frozenset(live | set(+self._written) | set(self._lately()))
+        return self._in_use() | self._lately().keys()
 
     def found_for_s(self) -> float:
         """How long until nothing is held any more only for having been found."""
-        return max(self._lately().values(), default=0.0)
+        in_use = self._in_use()
+        return max((left_s for name, left_s in self._lately().items() if name not in in_use), default=0.0)
+
+    def _in_use(self) -> frozenset[str]:
+        return frozenset({normalised(image) for _, image in self._live()} | set(+self._written))
 
     def _lately(self) -> dict[str, float]:
         """Names that were found, and how long that still counts."""

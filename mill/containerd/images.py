@@ -104,7 +104,7 @@ class Images:
             if policy is PullPolicy.NEVER:
                 raise PullError(
                     "not_found",
-                    f"{ref} is not on this node and pull is 'never': load it with mill images load FILE, or pull it",
+                    f"{ref} is not on this node and pull is 'never': load it with mill images load FILE, or pull it with mill images pull",
                 )
         key = (ref, PullPolicy.ALWAYS)
         if policy is PullPolicy.MISSING and not self.flights.under_way(

@@ -115,6 +115,8 @@ class Stock:
         self.changes += 1
         request = images_pb2.DeleteImageRequest(name=name, sync=True)
         await self.session.call(rpcs.IMAGES_DELETE, request, timeout_s=None)
+        self._used.pop(name, None)
+        self._unwritten.discard(name)
 
     # -- uses ----------------------------------------------------------------------------------------------------------
 
@@ -156,7 +158,8 @@ class Stock:
             except RpcError as fault:
                 log.warning("the last use of an image is not written down", image=name, why=fault.message)
             except BaseException:  # milld leaves: one more try follows
-                self._unwritten.add(name)
+                if name in self._used:
+                    self._unwritten.add(name)
                 raise
 
 

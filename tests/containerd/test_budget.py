@@ -2,6 +2,7 @@
 """The room that images may take, on a containerd of its own: kept to by removing, refused where that does not help."""
 
 import gzip
+import os
 import tarfile
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -17,6 +18,7 @@ from structlog.testing import capture_logs
 
 from mill.containerd import embedded, rpcs
 from mill.containerd import session as session_service
+from mill.containerd.budget import limit_of
 from mill.containerd.holds import FOUND_S
 from mill.containerd.images import Images
 from mill.containerd.proto import content_pb2, images_pb2
@@ -272,6 +274,27 @@ async def test_an_image_that_a_spawn_has_just_found_is_waited_for_not_removed(
     await store.ensure(refs[2], MISSING)
     assert trio.current_time() - began > FOUND_S / 2
     assert await names(store) == set(refs[1:])
+
+
+async def test_without_a_limit_of_ones_own_most_of_the_disk_is_for_images(
+    place: Place, data_dir: Path
+) -> None:
+    found = os.statvfs(data_dir)
+    limit = await limit_of(place.session, None)
+    assert limit == int(found.f_frsize * found.f_blocks * 0.8)
+    assert await limit_of(place.session, 5) == 5
+    assert await limit_of(place.session, 0) is None
+    nowhere = attrs.evolve(place.session.features, roots={})
+    place.session.features = nowhere
+    assert await limit_of(place.session, None) is None
+
+
+async def test_with_no_limit_nothing_is_measured_or_removed(place: Place, reg: registry.Registry) -> None:
+    store = await place.start(0)
+    refs = [await pushed(reg) for _ in range(2)]
+    for ref in refs:
+        await store.ensure(ref, MISSING)
+    assert await names(store) == set(refs)
 
 
 # -- removal by a person --------------------------------------------------------------------------------------------
