@@ -14,7 +14,8 @@ from mill.containerd import reference
 from mill.containerd.turns import Turns
 
 FOUND_S = 2.0
-"""How long an image that was looked up stays for the task that is being made; between the two lies one commit."""
+"""How long an image that was looked up stays for the task that is being made: the runtime goes by a look for a second, and
+then there is one commit."""
 
 LiveImages = Callable[[], Iterable[tuple[str, str]]]
 """(task id, image as its spec says) of every live task."""
