@@ -42,7 +42,7 @@ class Budget:
         try:
             yield claim
         finally:
-            self._claims.remove(claim)
+            self._drop(claim)
 
     async def trim(self) -> None:
         """Once at the start, for a limit that has become smaller; nothing is removed before the tasks are known."""
@@ -60,24 +60,31 @@ class Budget:
             taken, limit = format_size(size), format_size(self.limit_bytes)
             log.warning("images in use take more than --image-max-bytes", taken=taken, limit=limit)
 
-    async def fit(self, claim: "Claim") -> None:
-        """Make room for what *claim* has grown to, or raise `OverBudget`, and then nothing was removed in vain."""
+    def _drop(self, claim: "Claim") -> None:
+        if claim in self._claims:
+            self._claims.remove(claim)
+
+    async def fit(self, claim: "Claim", parts: Parts) -> None:
+        """Make room for *claim* to grow by *parts*, or raise `OverBudget`, and then nothing was removed in vain."""
         if self.limit_bytes is None:
-            return None
+            return
         async with self._one:
+            claim.parts.update(parts)
+            patient = True
             while True:
                 images, plan = await self._plan(self.limit_bytes)
-                if plan.size > self.limit_bytes:
-                    if (
-                        lately_s := self.holds.found_for_s()
-                    ) > 0:  # a task of it may be made, or be over by then
-                        await trio.sleep(lately_s)
-                        continue
-                    return self._check(claim, images, plan.size)
-                if not plan.names:
-                    return None
-                await self.holds.wait_known()
-                await self._remove(images, plan)
+                lately_s = self.holds.found_for_s()
+                if plan.size <= self.limit_bytes:
+                    if not plan.names:
+                        return
+                    await self.holds.wait_known()
+                    await self._remove(images, plan)
+                elif patient and lately_s > 0:  # a task of what was found is made by then, or over
+                    patient = False
+                    await trio.sleep(lately_s)
+                else:
+                    self._check(claim, images, plan.size)
+                    return
 
     async def _plan(self, limit_bytes: int) -> tuple[list[Kept], Plan]:
         images = await self.stock.kept()
@@ -90,6 +97,7 @@ class Budget:
         staying = [one.parts for one in self._claims if one is not claim]
         others = eviction.size_of([*staying, *(image.parts for image in images if image.name in held)])
         if (needed := size - others) > 0:
+            self._drop(claim)  # it is about to be given up: another that has waited may fit then
             limit, room = self.limit_bytes or 0, max(0, (self.limit_bytes or 0) - others)
             raise OverBudget(
                 f"it needs {format_size(needed)} or more, and of the {format_size(limit)} that images may take "
@@ -121,8 +129,7 @@ class Claim:
 
     async def grow(self, parts: Parts) -> None:
         """It takes *parts* too, or more of them than before. Raises `OverBudget`, and RpcError."""
-        self.parts.update(parts)
-        await self._budget.fit(self)
+        await self._budget.fit(self, parts)
 
 
 async def limit_of(session: Session, said_bytes: int | None) -> int | None:

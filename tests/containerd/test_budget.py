@@ -4,10 +4,7 @@
 import gzip
 import os
 import tarfile
-import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -16,22 +13,16 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 
-from mill.containerd import embedded, rpcs
-from mill.containerd import session as session_service
+from mill.containerd import rpcs
 from mill.containerd.budget import limit_of
 from mill.containerd.holds import FOUND_S
-from mill.containerd.images import Images
-from mill.containerd.proto import content_pb2, images_pb2
-from mill.containerd.session import Session
-from mill.errors import Conflict, FieldError, NoSpace, NotFound, PullError
-from mill.model import Image, LayerState, PullPolicy, PullProgress
+from mill.containerd.proto import images_pb2
+from mill.errors import NoSpace, PullError
 from tests import images, registry
-from tests.containerd.faulty import serving
+from tests.containerd.places import ROOM, Place, names, pushed
 from tests.containerd.stores import (
-    ALWAYS,
     MIB,
     MISSING,
-    Slow,
     fresh_layer,
     fresh_name,
     nothing_half_made,
@@ -40,61 +31,11 @@ from tests.containerd.stores import (
 )
 from tests.images import Made, OciImage, push
 
-ROOM = 15 * MIB
-"""For three images of two mebibytes, which take as much again unpacked."""
-
 
 @pytest.fixture(scope="module")
 def reg() -> Iterator[registry.Registry]:
     with registry.running() as running:
         yield running
-
-
-@attrs.define
-class Clock:
-    """Every look at it is a second later than the one before."""
-
-    time: float = attrs.field(factory=time.time)
-
-    def __call__(self) -> float:
-        self.time += 1
-        return self.time
-
-
-@attrs.define
-class Place:
-    """A containerd with nothing in it, and milld's images over it. `live` are the tasks: (id, image)."""
-
-    session: Session
-    nursery: trio.Nursery
-    live: list[tuple[str, str]] = attrs.field(factory=list)
-    now: Clock = attrs.field(factory=Clock)
-
-    async def start(self, max_bytes: int = ROOM, nursery: trio.Nursery | None = None) -> Images:
-        made = await start_images(nursery or self.nursery, self.session, now=self.now, max_bytes=max_bytes)
-        made.holds.ask_tasks(lambda: self.live)
-        return made
-
-    async def blobs(self) -> set[str]:
-        answers = await self.session.collect(rpcs.CONTENT_LIST, content_pb2.ListContentRequest())
-        return {info.digest for answer in answers for info in answer.info}
-
-
-@pytest.fixture
-async def place(data_dir: Path, nursery: trio.Nursery) -> Place:
-    socket: str = await nursery.start(embedded.serve, data_dir)
-    session: Session = await nursery.start(session_service.serve, socket)
-    return Place(session, nursery)
-
-
-async def pushed(reg: registry.Registry, size: int = 2 * MIB) -> str:
-    name = fresh_name()
-    await push(OciImage([fresh_layer(size)]), reg.host, name, "v1")
-    return f"{reg.host}/{name}:v1"
-
-
-async def names(store: Images) -> set[str]:
-    return {image.ref for image in await store.list()}
 
 
 async def test_the_longest_unused_image_makes_room_with_all_that_it_took(
@@ -137,6 +78,38 @@ async def test_images_of_live_tasks_stay_and_a_pull_that_does_not_fit_beside_the
     place.live.pop(1)
     await store.ensure(refs[3], MISSING)
     assert await names(store) == {refs[0], refs[2], refs[3]}
+
+
+async def test_of_two_pulls_at_once_that_do_not_fit_together_one_comes_through(
+    place: Place, reg: registry.Registry
+) -> None:
+    store = await place.start(7 * MIB)
+    refs = [await pushed(reg) for _ in range(2)]
+    place.live = [("a-0001", refs[0]), ("b-0001", refs[1])]
+    failures: list[PullError] = []
+
+    async def ensure(ref: str) -> None:
+        try:
+            await store.ensure(ref, MISSING)
+        except PullError as error:
+            failures.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for ref in refs:
+            nursery.start_soon(ensure, ref)
+    assert [error.detail for error in failures] == ["disk"]
+    assert len(await names(store)) == 1
+    await nothing_half_made(place.session)
+
+
+async def test_images_that_share_layers_count_them_once(place: Place, reg: registry.Registry) -> None:
+    store = await place.start(9 * MIB)
+    base, name = fresh_layer(3 * MIB), fresh_name()
+    refs = [f"{reg.host}/{name}:{tag}" for tag in ("a", "b", "c")]
+    for ref in refs:
+        await push(OciImage([base, fresh_layer()]), reg.host, name, ref.rpartition(":")[2])
+        await store.ensure(ref, MISSING)
+    assert await names(store) == set(refs)
 
 
 async def test_what_the_manifest_says_is_checked_before_anything_is_fetched_or_removed(
@@ -295,91 +268,3 @@ async def test_with_no_limit_nothing_is_measured_or_removed(place: Place, reg: r
     for ref in refs:
         await store.ensure(ref, MISSING)
     assert await names(store) == set(refs)
-
-
-# -- removal by a person --------------------------------------------------------------------------------------------
-
-
-async def test_a_removed_image_is_gone_with_its_bytes_by_whatever_spelling(
-    place: Place, reg: registry.Registry, tmp_path: Path
-) -> None:
-    store = await place.start()
-    archive = images.write_oci_archive(
-        tmp_path / "a.tar", {"docker.io/library/app:latest": OciImage([fresh_layer()])}
-    )
-    await store.load(archive)
-    assert await store.find("app")
-    await store.remove("app")
-    assert await store.find("app") is None
-    assert (await snapshots(place.session), await place.blobs()) == ([], set())
-    with pytest.raises(NotFound, match=r"no image docker.io/library/app:latest is on this node"):
-        await store.remove("app")
-    with pytest.raises(FieldError, match="lower case"):
-        await store.remove("App")
-    await store.ensure(await pushed(reg), MISSING)
-
-
-async def test_an_image_in_use_is_not_removed(place: Place, reg: registry.Registry) -> None:
-    store = await place.start()
-    ref = await pushed(reg)
-    await store.ensure(ref, MISSING)
-    place.live = [("b-0002", ref), ("a-0001", ref), ("c-0001", "busybox")]
-    with pytest.raises(Conflict, match="is used by a-0001, b-0002: kill what uses it first"):
-        await store.remove(ref)
-    assert await store.find(ref)
-
-
-async def test_an_image_that_is_being_pulled_is_not_removed(place: Place) -> None:
-    store, slow = await place.start(), Slow()
-    async with serving(slow.handler) as slow.server, trio.open_nursery() as nursery:
-        nursery.start_soon(store.ensure, slow.ref, MISSING)
-        await slow.reached.wait()
-        with pytest.raises(Conflict, match="is being pulled or loaded"):
-            await store.remove(slow.ref)
-        slow.go_on.set()
-    await store.remove(slow.ref)
-
-
-# -- a pull that is watched -----------------------------------------------------------------------------------------
-
-
-async def watched(store: Images, ref: str, policy: PullPolicy) -> list[PullProgress | Image]:
-    return [news async for news in store.pull(ref, policy)]
-
-
-async def test_a_watched_pull_shows_what_exists_and_ends_with_the_image(
-    place: Place, reg: registry.Registry
-) -> None:
-    store = await place.start()
-    base, name = fresh_layer(), fresh_name()
-    await push(OciImage([base]), reg.host, name, "base")
-    await push(OciImage([base, fresh_layer()]), reg.host, name, "v1")
-    await store.ensure(f"{reg.host}/{name}:base", MISSING)
-    *told, image = await watched(store, f"{reg.host}/{name}:v1", ALWAYS)
-    last = told[-1]
-    assert isinstance(last, PullProgress)
-    assert [layer.state for layer in last.layers] == [LayerState.EXISTS, LayerState.DONE]
-    assert image in await store.list()
-    assert await watched(store, f"{reg.host}/{name}:v1", MISSING) == [image]
-
-
-@asynccontextmanager
-async def listening(store: Images, ref: str) -> AsyncGenerator[None]:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(watched, store, ref, ALWAYS))
-        yield
-        nursery.cancel_scope.cancel()
-
-
-async def test_a_watched_pull_ends_with_its_last_watcher(place: Place) -> None:
-    store, slow = await place.start(), Slow()
-    async with serving(slow.handler) as slow.server:
-        async with listening(store, slow.ref):
-            async with listening(store, slow.ref):
-                await slow.reached.wait()
-            await trio.testing.wait_all_tasks_blocked(0.02)
-            assert store.holds.written(slow.ref)
-        with trio.fail_after(5):
-            while store.holds.written(slow.ref) or slow.server.open_connections:
-                await trio.sleep(0.01)
-        await nothing_half_made(place.session)
