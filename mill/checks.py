@@ -28,6 +28,11 @@ _LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?")
 _MOST_PORT = 65535
 _MOST_SIGNAL = 64
 """Linux' SIGRTMAX; the `signal` module of other systems, where the client runs too, does not know it."""
+_LEAST_REALTIME = 34
+"""SIGRTMIN as the C library leaves it to programs."""
+_REALTIME_SPAN = _MOST_SIGNAL - _LEAST_REALTIME
+_REALTIME = re.compile(r"SIGRT(MIN\+|MAX-)([0-9]{1,2})")
+"""As images of systemd say it: ``SIGRTMIN+3`` is a halt."""
 
 
 def is_label(text: str, most: int = NAME_LENGTH) -> bool:
@@ -36,7 +41,7 @@ def is_label(text: str, most: int = NAME_LENGTH) -> bool:
 
 
 def parse_signal(value: str | int) -> int:
-    """The number of ``TERM``, ``SIGTERM``, ``15`` or 15, or ValueError."""
+    """The number of ``TERM``, ``SIGTERM``, ``15``, 15 or ``RTMIN+3``, or ValueError."""
     text = str(value).strip().upper()
     if text.isascii() and text.isdigit():
         number = int(text)
@@ -46,6 +51,8 @@ def parse_signal(value: str | int) -> int:
         name = text if text.startswith("SIG") else f"SIG{text}"
         if name in signal.Signals.__members__:
             return int(signal.Signals[name])
+        if (realtime := _REALTIME.fullmatch(name)) and (distance := int(realtime[2])) <= _REALTIME_SPAN:
+            return _LEAST_REALTIME + distance if realtime[1] == "MIN+" else _MOST_SIGNAL - distance
     raise ValueError(
         f"{value!r} is not a signal: write a name such as TERM, or a number from 1 to {_MOST_SIGNAL}"
     )

@@ -7,6 +7,7 @@ is a `SetupError` of one line that names the option, the variable, or the file w
 import math
 import os
 import re
+import ssl
 import tomllib
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
@@ -19,7 +20,7 @@ from mill import checks
 from mill.convert import from_json
 from mill.errors import FieldError, SetupError
 from mill.model import Draft
-from mill.units import parse_size
+from mill.units import MIB, parse_duration, parse_size
 
 DEFAULT_DATA_DIR = Path("/var/lib/mill")
 DEFAULT_LISTEN = "127.0.0.1:4400"
@@ -48,23 +49,77 @@ API_KEEP_ALIVE_S = 75.0
 """An idle connection is closed after it (nginx's default; hypercorn's 5 s break clients' pools)."""
 LONG_POLL_S = 60.0
 """The longest `wait` one request may ask for; a client asks again."""
+EVENTS_KEPT = 50_000
+"""State changes that can be resumed from, at most; four a task, some 2 kB each. Those of a deleted record go sooner."""
+EVENTS_BATCH = 50
+"""Events that are read and sent at once to a subscriber who lags behind; it is what milld holds for each of them."""
+EVENTS_TAIL_BYTES = 1024 * 1024
+"""The latest events, held once for all who keep up."""
+EVENTS_HEARTBEAT_S = 15.0
+"""A subscriber hears so often that it is still connected; proxies cut what is silent for a minute."""
 PAGE_LIMIT = 1000
 """Records in one page of a listing, at most."""
 IMAGE_SHARE = 0.8
 """Of the file system that containerd unpacks to, for images unless --image-max-bytes says otherwise; kubelet's is alike."""
+LAG_INTERVAL_S = 0.25
+"""Between two samples of the event loop's lag: often enough to see a loop that is slow, at 0.05 % of a core."""
 RESERVE_CPU = 0.1
 """Cores that milld and containerd keep for themselves unless --cpu says otherwise."""
 RESERVE_MEMORY_BYTES = 512 * 1024**2
 """Memory kept back unless --memory says otherwise."""
+DEFAULT_LOG_MAX_BYTES = 512 * MIB
+"""What the logs of all tasks of a node may take together, beside the segment that each running task writes."""
+DEFAULT_LOG_RETENTION_S = 86400.0
+"""How long a task's logs and record are kept after its end."""
+LEAST_LOG_MAX_BYTES = MIB
+
+
+_MIRROR = re.compile(
+    r"(?:https?://)?(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?/?"
+)
+
+
+def _check_mirrors(_: object, field: Any, value: tuple[str, ...]) -> None:
+    """The text is not repeated: somebody may have written a password into it."""
+    for index, mirror in enumerate(value):
+        match = _MIRROR.fullmatch(mirror)
+        if match is None or int(match["port"] or 0) > 65535:  # noqa: PLR2004 -- the last port
+            raise FieldError(
+                f"{field.name}[{index}]",
+                "is no mirror: write HOST, HOST:PORT or http(s)://HOST:PORT, with no path; "
+                'its credentials belong into [registry."HOST:PORT"]',
+            )
+
+
+def _check_ca(owner: "RegistryConfig", field: Any, value: str | None) -> None:
+    if value is None:
+        return
+    if owner.plain_http:
+        raise FieldError(
+            field.name, "is for TLS, and plain_http says that there is none: leave one of them out"
+        )
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value)
+    except ssl.SSLError:
+        raise FieldError(field.name, f"{value} holds no certificate in PEM form") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise FieldError(field.name, f"cannot read {value!r}: {why}") from None
 
 
 @attrs.frozen
 class RegistryConfig:
-    """``[registry."HOST"]``: how to reach one registry. Without an entry: HTTPS, and Docker's config.json for credentials."""
+    """``[registry."HOST"]``: how to reach one registry. Without an entry: HTTPS, and Docker's config.json for credentials.
+
+    `plain_http` None: plain on loopback, unless `ca` (a PEM file, trusted for this registry's sake beside what the system
+    trusts) says that it speaks TLS. `mirrors` are asked first, in their order; each has its own entry, or none.
+    """
 
     username: str | None = None
     password: str | None = attrs.field(default=None, repr=False)
-    plain_http: bool = False
+    plain_http: bool | None = None
+    mirrors: tuple[str, ...] = attrs.field(default=(), validator=_check_mirrors)
+    ca: str | None = attrs.field(default=None, validator=_check_ca)
 
 
 @attrs.frozen
@@ -82,6 +137,8 @@ class Config:
     docker_config: Path | None = None
     image_max_bytes: int | None = None
     allow_mounts: tuple[str, ...] = ()
+    log_max_bytes: int = DEFAULT_LOG_MAX_BYTES
+    log_retention_secs: float = DEFAULT_LOG_RETENTION_S
     registries: Mapping[str, RegistryConfig] = attrs.field(factory=dict)
     templates: Mapping[str, Draft] = attrs.field(factory=dict)
 
@@ -150,6 +207,20 @@ def _memory(value: object) -> int:
     return size
 
 
+def _log_max_bytes(value: object) -> int:
+    size = parse_size(value)
+    if size < LEAST_LOG_MAX_BYTES:
+        raise ValueError(f"{value!r} is too little to keep logs in: write 1M or more")
+    return size
+
+
+def _retention(value: object) -> float:
+    seconds = parse_duration(value)
+    if not 0 < seconds <= checks.MOST_TIMEOUT_S:
+        raise ValueError(f"{value!r} is not more than 0s and at most {checks.MOST_TIMEOUT_S / 86400:g} days")
+    return seconds
+
+
 def _paths(value: object) -> tuple[str, ...]:
     paths = value.split(":") if isinstance(value, str) else value
     if not isinstance(paths, list) or not all(
@@ -171,6 +242,14 @@ OPTIONS: Mapping[str, tuple[Callable[[object], Any], str]] = {
     "advertise": (_advertise, "the IP address that others reach this node by"),
     "cpu": (_cpu, "cores this node offers (default: what it has, less a reserve)"),
     "memory": (_memory, "memory this node offers (default: what it has, less a reserve)"),
+    "log_max_bytes": (
+        _log_max_bytes,
+        "what all logs together may take; the oldest lines go first (default: 512M)",
+    ),
+    "log_retention_secs": (
+        _retention,
+        "how long logs and records are kept after a task's end (default: 24h)",
+    ),
     "docker_config": (
         _path,
         "Docker's config.json with registry credentials (default: ~/.docker/config.json)",

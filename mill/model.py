@@ -170,10 +170,28 @@ class Template:
 
 @attrs.frozen
 class Times:
+    """When a task came to each point of its life; None: not yet, not at all (an image that was there is not fetched), not known.
+
+    In their order: `created` (asked for), `placed` (taken on by its node), `pull_began`, `unpack_began` (beside the fetching),
+    `fetched`, `pulled` (ready to start from), `queued` (waits for its turn to start), `start_began`, `snapshot_made`,
+    `container_made`, `started` (PID 1 was about to run), `launched` (it runs for certain), `finished` (PID 1's exit),
+    `cleaned` (nothing of it is left on the node but record and log).
+    """
+
     created: Time
     pulled: Time | None = None
     started: Time | None = None
     finished: Time | None = None
+    placed: Time | None = None
+    pull_began: Time | None = None
+    unpack_began: Time | None = None
+    fetched: Time | None = None
+    queued: Time | None = None
+    start_began: Time | None = None
+    snapshot_made: Time | None = None
+    container_made: Time | None = None
+    launched: Time | None = None
+    cleaned: Time | None = None
 
 
 class LayerState(StrEnum):
@@ -303,6 +321,8 @@ class Owned:
     deadline: Deadline | None = None
     kill: Kill | None = None
     ending: Ended | None = None
+    ended: Deadline | None = None
+    """When the ending was stored: how long ago that is, no jump of the wall clock can say."""
     extra: Mapping[str, object] = attrs.field(factory=dict)
 
 

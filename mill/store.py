@@ -1,8 +1,9 @@
 """SQLite: one writer thread with group commit, one reader. A state exists once its commit has returned.
 
-Knows the model, not the lifecycle; `tasks` and the daemon call it. `synchronous=FULL`: what was answered survives a
-power cut too (0.2 ms a commit on an ordinary disk, and commits that wait together share one). A full disk is `NoSpace`,
-raised to the one who asked; the writer lives on.
+Knows the model, not the lifecycle; `tasks` and the daemon call it. What was answered survives a power cut too: its commit
+waits for the disk (`synchronous=FULL`; 0.2 to 5 ms, and commits that wait together share one). Only what is written of a
+*running* task does not: it survives a kill of milld, and a power cut ends the task whatever its row says, so that the
+next milld finds `interrupted` either way. A full disk is `NoSpace`, raised to the one who asked; the writer lives on.
 """
 
 import json
@@ -19,8 +20,10 @@ import trio
 
 from mill.convert import format_time, from_json, parse_time, to_json
 from mill.errors import Conflict, MillError, NoSpace, SetupError, Unavailable
-from mill.model import Draft, Owned, Record, Task, Template
+from mill.model import Draft, Owned, Record, Status, Task, Template
+from mill.tasks import journal
 from mill.tasks.filter import Filter
+from mill.tasks.journal import Event
 
 T = TypeVar("T")
 
@@ -28,6 +31,8 @@ log = structlog.get_logger()
 
 BUSY_TIMEOUT_S = 5.0
 """How long a lock of another process (a backup, say) is waited for."""
+RIDE_ALONG_S = 0.1
+"""How long a write that nothing depends on waits for another's commit before it gets one of its own."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (
@@ -36,6 +41,7 @@ CREATE TABLE IF NOT EXISTS tasks (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS tasks_by_age ON tasks (created, id);
 CREATE INDEX IF NOT EXISTS tasks_live ON tasks (live) WHERE live;
+CREATE INDEX IF NOT EXISTS tasks_by_end ON tasks (json_extract(record, '$.times.finished'), id) WHERE NOT live;
 CREATE TABLE IF NOT EXISTS templates (name TEXT PRIMARY KEY, draft TEXT NOT NULL) WITHOUT ROWID;
 """
 _PUT = """
@@ -45,6 +51,14 @@ _PUT_OVER = (
     _PUT + "ON CONFLICT (id) DO UPDATE SET live=excluded.live, status=excluded.status, "
     "record=excluded.record, owned=excluded.owned"
 )
+_AMEND = "UPDATE tasks SET record = ? WHERE id = ?"
+
+_ENDED = "SELECT json_extract(record, '$.times.finished'), id FROM tasks WHERE NOT live"
+_EXPIRED = """
+SELECT id FROM tasks WHERE NOT live AND json_extract(record, '$.times.finished') <= ?
+    AND (json_extract(owned, '$.ended.boot_id') IS NOT ? OR json_extract(owned, '$.ended.at_s') <= ?)
+    ORDER BY json_extract(record, '$.times.finished') LIMIT ?
+"""
 
 _UNFIT = (UnicodeEncodeError, OverflowError)
 """What the driver raises for a value that SQLite cannot hold: lone surrogates, integers beyond 64 bits."""
@@ -55,16 +69,26 @@ class _Job:
     sql: str
     params: Sequence[Any]
     token: trio.lowlevel.TrioToken
+    synced: bool
+    rides_along: bool = False
     done: trio.Event = attrs.field(factory=trio.Event)
     error: Exception | None = None
+    head: int = 0
+    """The last event there was at its commit."""
 
 
 class Store:
-    """What milld remembers. Writes return after the commit; reads see every commit that has returned."""
+    """What milld remembers. Writes return after the commit; reads see every commit that has returned.
+
+    `head` is the last event whose write has returned, `epoch` names the life of this database.
+    """
 
     def __init__(
         self, path: Path, reader: sqlite3.Connection, jobs: "queue.SimpleQueue[_Job | None]"
     ) -> None:
+        self.epoch: str = reader.execute(journal.EPOCH).fetchone()[0]
+        self.head = _head(reader)
+        self._news = trio.Event()
         self._path = path
         self._reader = reader
         self._jobs = jobs
@@ -80,9 +104,15 @@ class Store:
 
     async def put(self, task: Task) -> None:
         """The task as it stands now."""
-        await self._write(_PUT_OVER, _row(task))
+        await self._write(_PUT_OVER, _row(task), synced=task.record.status is not Status.RUNNING)
+
+    async def amend(self, task: Task) -> None:
+        """What became known of a task that has ended, unless its row is gone. Shares the next commit that there is."""
+        record = json.dumps(to_json(task.record))
+        await self._write(_AMEND, (record, task.record.id), synced=False, rides_along=True)
 
     async def delete(self, task_id: str) -> None:
+        """The task's row and its events."""
         await self._write("DELETE FROM tasks WHERE id = ?", (task_id,))
 
     async def get(self, task_id: str) -> Task | None:
@@ -110,6 +140,32 @@ class Store:
         rows = await self._read(sql, (*params, limit))
         return [record for row in rows if (record := _readable(_record, row))]
 
+    async def longest_ended(self, after: tuple[float, str] | None, limit: int) -> list[tuple[float, str]]:
+        """(time of its end, id) of up to *limit* tasks that have ended, the longest-ended first, behind *after*."""
+        behind, params = "", []
+        if after is not None:
+            behind, params = (
+                " AND (json_extract(record, '$.times.finished'), id) > (?, ?)",
+                [format_time(after[0]), after[1]],
+            )
+        sql = f"{_ENDED}{behind} ORDER BY json_extract(record, '$.times.finished'), id LIMIT ?"
+        return [(parse_time(row[0]), row[1]) for row in await self._read(sql, (*params, limit)) if row[0]]
+
+    async def expired(self, ended_before: float, limit: int, *, boot_id: str, at_s: float) -> list[str]:
+        """Tasks that ended before that time; of those that ended in this boot, also before that point of its clock."""
+        return [
+            row[0] for row in await self._read(_EXPIRED, (format_time(ended_before), boot_id, at_s, limit))
+        ]
+
+    async def events(self, after: int, upto: int, limit: int) -> list[Event]:
+        """Up to *limit* events numbered ``after < seq <= upto``, in their order; what is no longer kept is left out."""
+        return [Event(*row) for row in await self._read(journal.BETWEEN, (after, upto, limit))]
+
+    async def wait_event(self, after: int) -> None:
+        """Until there is one behind *after*."""
+        while self.head <= after:
+            await self._news.wait()
+
     async def put_template(self, template: Template) -> None:
         draft = json.dumps(to_json(template.draft))
         await self._write("INSERT OR REPLACE INTO templates VALUES (?, ?)", (template.name, draft))
@@ -126,15 +182,25 @@ class Store:
         self._leaving = True
         self._jobs.put(None)  # behind everything that was asked for
 
-    async def _write(self, sql: str, params: Sequence[Any]) -> None:
+    async def _write(
+        self, sql: str, params: Sequence[Any], *, synced: bool = True, rides_along: bool = False
+    ) -> None:
         if self._leaving:
             raise Unavailable(f"the database {self._path} is closed: milld is leaving")
-        job = _Job(sql, params, trio.lowlevel.current_trio_token())
+        job = _Job(sql, params, trio.lowlevel.current_trio_token(), synced, rides_along)
         self._jobs.put(job)
         with trio.CancelScope(shield=True):  # it will be committed; leaving now would hide that
             await job.done.wait()
+        self._now_at(job.head)
         if job.error is not None:
             raise _translated(job.error, self._path)
+
+    def _now_at(self, head: int) -> None:
+        """Of the events up to *head* every write returns in this very moment: nobody is told of one before it is there."""
+        if head > self.head:
+            self.head = head
+            self._news.set()
+            self._news = trio.Event()
 
     async def _read(self, sql: str, params: Sequence[Any]) -> list[Any]:
         def read() -> list[Any]:
@@ -181,7 +247,9 @@ def _writer(connection: sqlite3.Connection, jobs: "queue.SimpleQueue[_Job | None
             else:
                 batch.append(job)
             try:
-                job = jobs.get_nowait()
+                job = jobs.get(
+                    timeout=0 if leaving or not all(j.rides_along for j in batch) else RIDE_ALONG_S
+                )
             except queue.Empty:
                 break
         if batch:
@@ -189,21 +257,36 @@ def _writer(connection: sqlite3.Connection, jobs: "queue.SimpleQueue[_Job | None
 
 
 def _commit(connection: sqlite3.Connection, batch: list[_Job]) -> None:
+    synced = any(job.synced for job in batch)
     try:
+        connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
         connection.execute("BEGIN IMMEDIATE")
         for job in batch:
             try:
                 connection.execute(job.sql, job.params)
             except (sqlite3.IntegrityError, *_UNFIT) as error:
                 job.error = error  # that statement alone is undone; the others are none the worse
+        head = _head(connection)
         connection.execute("COMMIT")
     except sqlite3.Error as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+        head = 0
         for job in batch:
             job.error = error
+    batch[0].token.run_sync_soon(_tell, batch, head)
+
+
+def _tell(batch: list[_Job], head: int) -> None:
+    """All at once, so that whoever waits sees all of a commit."""
     for job in batch:
-        job.token.run_sync_soon(job.done.set)
+        job.head = head
+        job.done.set()
+
+
+def _head(connection: sqlite3.Connection) -> int:
+    row = connection.execute(journal.HEAD).fetchone()
+    return row[0] if row else 0
 
 
 def _translated(error: Exception, path: Path) -> MillError:
@@ -229,8 +312,7 @@ def _open_both(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
                     f"the database {path} is damaged ({why}): move it away to start without its records"
                 )
             writer.execute("PRAGMA journal_mode = WAL")
-            writer.execute("PRAGMA synchronous = FULL")
-            writer.executescript(_SCHEMA)
+            writer.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {journal.SCHEMA} COMMIT;")
             reader = _open(path)
         except sqlite3.Error as error:
             raise SetupError(f"cannot use the database {path}: {error}") from None
@@ -245,6 +327,9 @@ def _open(path: Path) -> sqlite3.Connection:
 def _where(wanted: Filter) -> tuple[list[str], list[Any]]:
     clauses: list[str] = []
     params: list[Any] = []
+    if wanted.task is not None:
+        clauses.append("id = ?")
+        params.append(wanted.task)
     if wanted.statuses:
         clauses.append(f"status IN ({', '.join('?' * len(wanted.statuses))})")
         params.extend(wanted.statuses)

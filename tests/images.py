@@ -28,18 +28,26 @@ DOCKER = "application/vnd.docker."
 
 @attrs.frozen
 class Entry:
-    """One member of a layer: a file unless `link` or `directory` says otherwise."""
+    """One member of a layer: a file unless `link` or `directory` says otherwise. `xattrs` as PAX headers carry them."""
 
     data: bytes = b""
     mode: int = 0o644
     link: str = ""
+    hard: bool = False
     directory: bool = False
     uid: int = 0
     gid: int = 0
+    mtime: int = 0
+    xattrs: Mapping[str, str] = attrs.field(factory=dict)
 
 
 def link(target: str) -> Entry:
     return Entry(link=target, mode=0o777)
+
+
+def hard_link(target: str) -> Entry:
+    """Another name of *target*, which is named from the root, without the leading slash."""
+    return Entry(link=target, hard=True)
 
 
 def directory(mode: int = 0o755) -> Entry:
@@ -57,11 +65,12 @@ def make_layer(members: Mapping[str, bytes | Entry]) -> bytes:
         for name, member in members.items():
             entry = Entry(member) if isinstance(member, bytes) else member
             info = tarfile.TarInfo(name)
-            info.mode, info.uid, info.gid = entry.mode, entry.uid, entry.gid
+            info.mode, info.uid, info.gid, info.mtime = entry.mode, entry.uid, entry.gid, entry.mtime
+            info.pax_headers = {f"SCHILY.xattr.{key}": value for key, value in entry.xattrs.items()}
             if entry.directory:
                 info.type = tarfile.DIRTYPE
             elif entry.link:
-                info.type, info.linkname = tarfile.SYMTYPE, entry.link
+                info.type, info.linkname = tarfile.LNKTYPE if entry.hard else tarfile.SYMTYPE, entry.link
             else:
                 info.size = len(entry.data)
             tar.addfile(info, io.BytesIO(entry.data))

@@ -55,8 +55,10 @@ class Node:
     options: Mapping[str, str] = attrs.field(factory=lambda: {"cpu": "64", "memory": "64G"})
     config: str = ""
     environ: Mapping[str, str] = attrs.field(factory=dict)
+    program: list[str] = attrs.field(factory=lambda: MILLD)
     home: Path = attrs.field(factory=lambda: Path(tempfile.mkdtemp(prefix="mill-", dir="/tmp")))
     port: int = attrs.field(factory=free_port)
+    umask: int = -1
     process: subprocess.Popen[bytes] | None = None
     ready: dict[str, str] = attrs.field(factory=dict)
     node_id: str = ""
@@ -99,7 +101,7 @@ class Node:
         if self.config:
             (self.home / "milld.toml").write_text(self.config)
             said["config"] = str(self.home / "milld.toml")
-        return [*MILLD, *(f"--{key}={value}" for key, value in said.items())]
+        return [*self.program, *(f"--{key}={value}" for key, value in said.items())]
 
     def env(self) -> dict[str, str]:
         """The environment without any MILL_ of ours; for commands on this node with what they need to find it."""
@@ -117,7 +119,7 @@ class Node:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
-                env={**self.env(), **self.environ}, cwd="/",
+                env={**self.env(), **self.environ}, cwd="/", umask=self.umask,
             )  # fmt: skip
         line = self._first_line()
         if not line.startswith("milld ready: "):

@@ -46,6 +46,7 @@ SUPERVISORS = {
     "convert": 1,  # a structure hook may raise anything; it gets the path of the field and becomes a FieldError
     "api.server": 1,  # the top of one connection: what goes wrong with it must not end the others
     "cli.main": 1,  # the command's top: whatever it is becomes one line and an exit code
+    "daemon.doctor.examine": 1,  # the top of one check: a host is odd in more ways than we know
     "daemon.main": 1,  # the daemon's top: the log has the details, tasks run on
     "containerd.flights": 1,  # the top of one pull: a registry that finds a hole in Mill ends its pull, not milld
     "tasks.service": 1,  # the top of one task's life: a bug of ours fails that task, not milld

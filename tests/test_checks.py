@@ -141,3 +141,19 @@ def test_every_signal_is_known_by_name_by_short_name_and_by_number(number: signa
 def test_a_real_time_signal_has_no_name_of_its_own() -> None:
     assert signal_name(40) == "signal 40"
     assert parse_signal(40) == 40
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [("SIGRTMIN+3", 37), ("rtmin+0", 34), ("RTMIN+30", 64), ("SIGRTMAX-1", 63), ("RTMAX-30", 34)],
+)
+def test_a_real_time_signal_is_counted_from_either_end(said: str, number: int) -> None:
+    assert parse_signal(said) == number
+
+
+@pytest.mark.parametrize(
+    "said", ["SIGRTMIN+31", "RTMAX-31", "RTMIN-1", "RTMAX+1", "RTMIN+", "RTMIN+3x", "RTMIN+³"]
+)
+def test_a_real_time_signal_beyond_the_other_end_is_none(said: str) -> None:
+    with pytest.raises(ValueError, match="is not a signal"):
+        parse_signal(said)

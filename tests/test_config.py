@@ -20,7 +20,7 @@ from mill.config import (
 )
 from mill.errors import SetupError
 from mill.model import Draft, Mount, Size
-from mill.units import GIB
+from mill.units import GIB, MIB
 
 Write = Callable[[str], Path]
 
@@ -36,6 +36,8 @@ EVERY_OPTION = {
     "docker_config": "/root/config.json",
     "image_max_bytes": "20G",
     "allow_mounts": "/srv:/data",
+    "log_max_bytes": "16M",
+    "log_retention_secs": "2h",
 }
 
 
@@ -73,7 +75,7 @@ def test_every_option_can_come_from_each_source_and_means_the_same(write: Write)
     assert by_flags == by_environment == load({}, {}, write("\n".join(lines)))
     assert by_flags == Config(
         Path("/srv/mill"), "node-7", "/run/c.sock", "crun", "0.0.0.0:80", "192.0.2.1", 2.5, 2 * GIB,
-        Path("/root/config.json"), 20 * GIB, ("/srv", "/data"),
+        Path("/root/config.json"), 20 * GIB, ("/srv", "/data"), 16 * MIB, 7200.0,
     )  # fmt: skip
 
 
@@ -83,6 +85,8 @@ def test_flags_win_over_the_environment_and_that_over_the_file(option: str, writ
         "cpu": "123",
         "memory": "123G",
         "image_max_bytes": "123G",
+        "log_max_bytes": "123M",
+        "log_retention_secs": "123",
         "allow_mounts": "/1:/2:/3",
         "advertise": "192.0.2.123",
         "listen": ":123",
@@ -134,6 +138,8 @@ def test_templates_and_registries_come_from_the_file(write: Write) -> None:
         username = "me"
         password = "secret"
         plain_http = true
+        [registry."docker.io"]
+        mirrors = ["mirror.example.com:5000", "http://127.0.0.1:5001", "https://[::1]/"]
     """),
     )
     assert config.templates == {
@@ -145,7 +151,12 @@ def test_templates_and_registries_come_from_the_file(write: Write) -> None:
             env={"MODE": "agent"},
         )
     }
-    assert config.registries == {"localhost:5000": RegistryConfig("me", "secret", plain_http=True)}
+    assert config.registries == {
+        "localhost:5000": RegistryConfig("me", "secret", plain_http=True),
+        "docker.io": RegistryConfig(
+            mirrors=("mirror.example.com:5000", "http://127.0.0.1:5001", "https://[::1]/")
+        ),
+    }
     assert "secret" not in repr(config)
 
 
@@ -218,11 +229,56 @@ def test_a_bad_value_names_the_flag_or_the_variable(option: str, text: str) -> N
             '[registry."host:5000"]\nplain_http = "yes"',
             "2: registry.host:5000.plain_http: must be true or false",
         ),
+        (
+            '[registry."host"]\nmirror = ["x"]',
+            "2: registry.host.mirror: unknown field; known are: ca, mirrors, password, plain_http, username",
+        ),
+        ('[registry."host"]\nmirrors = "x"', "2: registry.host.mirrors: must be a list, not a string"),
+        (
+            '[registry."host"]\nmirrors = [\n"x",\n5]',
+            "2: registry.host.mirrors[1]: must be a string, not a number",
+        ),
+        *(
+            (
+                f'[registry."host"]\nmirrors = ["x", "{mirror}"]',
+                "2: registry.host.mirrors[1]: is no mirror: write HOST",
+            )
+            for mirror in (
+                "",
+                "ftp://x",
+                "https://x/v2/proxy",
+                "x/y",
+                "x y",
+                "x:99999",
+                "https://",
+                "me:pw@x",
+            )
+        ),
+        ('[registry."host"]\nca = 5', "2: registry.host.ca: must be a string, not a number"),
+        (
+            '[registry."host"]\n\nca = "/no/such.pem"',
+            "3: registry.host.ca: cannot read '/no/such.pem': No such file",
+        ),
+        ('[registry."host"]\nca = "/etc"', "2: registry.host.ca: cannot read '/etc': Is a directory"),
+        ('[registry."host"]\nca = ""', "2: registry.host.ca: cannot read ''"),
+        ('[registry."host"]\nca = "a\\u0000b"', "2: registry.host.ca: cannot read 'a\\x00b'"),
+        (
+            '[registry."host"]\nca = "/etc/passwd"',
+            "2: registry.host.ca: /etc/passwd holds no certificate in PEM form",
+        ),
+        (
+            '[registry."host"]\nplain_http = true\nca = "x"',
+            "3: registry.host.ca: is for TLS, and plain_http says",
+        ),
     ],
 )
 def test_a_mistake_in_the_file_is_told_with_its_line(text: str, line: str, write: Write) -> None:
     file = write(text)
     assert refused(file=file).startswith(f"{file}:{line}")
+
+
+def test_a_password_in_a_mirror_is_not_repeated(write: Write) -> None:
+    assert "s3cret" not in refused(file=write('[registry.host]\nmirrors = ["https://me:s3cret@mirror"]'))
 
 
 @pytest.mark.parametrize(

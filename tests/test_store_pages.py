@@ -44,6 +44,7 @@ filters = st.builds(
     labels=labels.map(lambda wanted: tuple(wanted.items())),
     node=st.sampled_from([None, "n1", "n2", "n3"]),
     template=st.sampled_from([None, "agent", "none"]),
+    task=st.sampled_from([None, None, "web-01", "web-99"]),
 )
 
 

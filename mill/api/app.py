@@ -6,7 +6,7 @@ from quart import g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from mill.api import images, logs, node, problems, tasks, templates
+from mill.api import events, images, logs, node, problems, tasks, templates, timing
 from mill.api.core import Core
 from mill.api.request import PacedConnection, PacedRequest
 from mill.errors import MillError, Unauthorized
@@ -27,12 +27,14 @@ def make_app(core: Core) -> QuartTrio:
     app.url_map.merge_slashes = False
     logging.getLogger(app.logger.name).setLevel(logging.CRITICAL)  # `problems` tells what is worth telling
 
+    timing.watch(app, core.on_answer)
+
     @app.before_request
     async def authenticate() -> None:
         if request.path not in OPEN_PATHS:
             g.caller = _caller(core)
 
-    for noun in (tasks, logs, images, templates, node):
+    for noun in (tasks, logs, events, images, templates, node):
         app.register_blueprint(noun.routes(core))
     app.register_error_handler(MillError, problems.answer)
     app.register_error_handler(HTTPException, problems.answer_http)

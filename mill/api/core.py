@@ -3,7 +3,7 @@
 No route touches anything else: `Core` is all that the API knows of the daemon.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from mill.model import (
     Template,
 )
 from mill.tasks.filter import Filter
+from mill.tasks.journal import Event
 
 
 class TaskService(Protocol):
@@ -47,6 +48,37 @@ class LogService(Protocol):
     """As `logs.store.Logs`."""
 
     def read(self, task_id: str, request: LogRequest) -> AsyncGenerator[LogChunk, None]: ...
+
+
+class EventBatch(Protocol):
+    """As `tasks.events.Batch`."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def events(self) -> Sequence[tuple[str, Event]]: ...
+
+    @property
+    def missed(self) -> int: ...
+
+
+class EventSubscription(Protocol):
+    """As `tasks.events.Subscription`."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def lost(self) -> bool: ...
+
+    async def next_batch(self) -> EventBatch: ...
+
+
+class EventService(Protocol):
+    """As `tasks.events.Events`."""
+
+    def subscribe(self, after: str | None, wanted: Filter) -> EventSubscription: ...
 
 
 class ImageService(Protocol):
@@ -82,16 +114,41 @@ class TokenCheck(Protocol):
 
 
 @attrs.frozen
+class Answered:
+    """A request that got an answer: *route* as the OpenAPI document writes it, or ``other`` where there is none.
+
+    `seconds` up to the beginning of the answer; None for one that was asked to wait for something.
+    """
+
+    route: str
+    method: str
+    status: int
+    seconds: float | None
+
+
+@attrs.frozen
+class Exposition:
+    """Metrics in the format of `content_type`."""
+
+    content_type: str
+    body: bytes
+
+
+@attrs.frozen
 class Core:
     """The node, as its API sees it."""
 
     tasks: TaskService
     logs: LogService
+    events: EventService
     images: ImageService
     templates: TemplateService
     tokens: TokenCheck
     status: Callable[[], NodeStatus]
     healthy: Callable[[], bool]
+    metrics: Callable[[str], Awaitable[Exposition]]
+    """What Prometheus scrapes, in the format that an Accept header asks for."""
+    on_answer: Callable[[Answered], None]
     now: Callable[[], float]
     uploads: Path
     version: str

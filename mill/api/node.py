@@ -1,6 +1,6 @@
-"""``/v1/status``, ``/v1/openapi.json`` and ``/healthz``: the node itself."""
+"""``/v1/status``, ``/v1/metrics``, ``/v1/openapi.json`` and ``/healthz``: the node itself."""
 
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
 from mill.api.answers import json_answer
 from mill.api.core import Core
@@ -17,6 +17,12 @@ def routes(core: Core) -> Blueprint:
     async def status() -> Response:
         Query().done()
         return json_answer(core.status())
+
+    @found.get("/v1/metrics")
+    async def metrics() -> Response:
+        Query().done()
+        said = await core.metrics(request.headers.get("Accept", ""))
+        return Response(said.body, content_type=said.content_type)
 
     @found.get("/v1/openapi.json")
     async def openapi() -> Response:

@@ -51,7 +51,7 @@ _TEXT: dict[str, Any] = {"type": "string"}
 _FLAG: dict[str, Any] = {"type": "boolean"}
 _MOMENT = {**_TEXT, "description": "RFC 3339, unix seconds, or a duration back from now such as 10m"}
 _QUERIES: Mapping[str, dict[str, Any]] = {
-    "after": {**_TEXT, "description": "what an earlier page gave as next"},
+    "after": {**_TEXT, "description": "what an earlier page gave as next, or the id of an event"},
     "all": _FLAG,
     "cursor": _TEXT,
     "follow": _FLAG,
@@ -64,6 +64,7 @@ _QUERIES: Mapping[str, dict[str, Any]] = {
     "since": _MOMENT,
     "status": {"type": "array", "items": {**_TEXT, "enum": [str(status) for status in Status]}},
     "stream": {**_TEXT, "enum": ["stdout", "stderr"]},
+    "task": _TEXT,
     "tail": {"type": "integer", "minimum": 0},
     "template": _TEXT,
     "timeout": _SCALARS[Duration],
@@ -241,7 +242,15 @@ def _store_paths() -> dict[str, Any]:
 def _node_paths() -> dict[str, Any]:
     anything = _json({"type": "object"})
     health = _json({"type": "object", "properties": {"status": _TEXT}, "required": ["status"]})
+    exposition = {kind: {"schema": _TEXT} for kind in ("text/plain", "application/openmetrics-text")}
+    events = _call(
+        "Every change of a task's state, from now on or from an id (`after`, Last-Event-ID)",
+        {200: {"text/event-stream": {"schema": _TEXT}}},
+        parameters=_query("task", "template", "label", "status", "after"),
+    )
     return {
+        "/v1/events": {"get": events},
+        "/v1/metrics": {"get": _call("Metrics of the node for Prometheus, by Accept", {200: exposition})},
         "/v1/status": {"get": _call("The node", {200: _json(_ref("NodeStatus"))})},
         "/v1/openapi.json": {"get": _call("This document", {200: anything})},
         "/healthz": {"get": {**_call("Liveness", {200: health, 503: health}), "security": []}},

@@ -12,6 +12,7 @@ import socket as stdlib_socket
 import sys
 from typing import Any
 
+import attrs
 import h11
 import structlog
 import trio
@@ -23,7 +24,7 @@ from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ConnectionState, Scope
 from hypercorn.utils import parse_socket_addr
 
 from mill.config import API_CONNECTIONS, API_KEEP_ALIVE_S, API_WRITE_DEADLINE_S, parse_address
@@ -46,6 +47,26 @@ _BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.Bus
 """What a connection raises that somebody, the client or we, has ended."""
 
 log = structlog.get_logger()
+
+
+@attrs.define(eq=False)
+class Load:
+    """What the server is busy with now. A request counts until its answer is out: a follow, as long as it follows."""
+
+    connections: int = 0
+    requests: int = 0
+
+    def counted(self, app: Any) -> ASGIWrapper:
+        """*app*, its requests counted."""
+
+        async def counting(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+            self.requests += 1
+            try:
+                await app(scope, receive, send)
+            finally:
+                self.requests -= 1
+
+        return ASGIWrapper(counting)
 
 
 class _Log(Logger):
@@ -150,10 +171,12 @@ def bind(listen: str) -> stdlib_socket.socket:
     return sock
 
 
-async def serve(app: Any, sock: stdlib_socket.socket, *, task_status: trio.TaskStatus[None]) -> None:
-    """Answer on *sock* until cancelled, then let requests under way finish within `DRAIN_S`. Closes *sock*."""
+async def serve(
+    app: Any, sock: stdlib_socket.socket, load: Load, *, task_status: trio.TaskStatus[None]
+) -> None:
+    """Answer on *sock* until cancelled, then let requests under way finish within `DRAIN_S`. Closes *sock*; keeps *load*."""
     context = WorkerContext(None)
-    config = _config()
+    config, counted = _config(), load.counted(app)
     room = trio.Semaphore(API_CONNECTIONS)
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
     open_scopes: set[trio.CancelScope] = set()
@@ -163,14 +186,16 @@ async def serve(app: Any, sock: stdlib_socket.socket, *, task_status: trio.TaskS
         # Milld's leaving reaches it as a deadline.
         with trio.CancelScope(shield=True, deadline=leave_at) as scope:
             open_scopes.add(scope)
+            load.connections = len(open_scopes)
             try:
-                await Connection(ASGIWrapper(app), config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
+                await Connection(counted, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
             except* _BROKEN:
                 pass
             except* Exception as errors:  # the top of one connection
                 log.exception("internal error on a connection; it was closed", exc_info=errors)
             finally:
                 open_scopes.discard(scope)
+                load.connections = len(open_scopes)
                 room.release()
                 await trio.aclose_forcefully(stream)
 

@@ -4,17 +4,19 @@ import base64
 import binascii
 import json
 
+import attrs
 from quart import Blueprint, Response
 
 from mill.api.answers import json_answer
 from mill.api.core import Core
+from mill.api.filters import read_filter
 from mill.api.request import Query, caller, json_body
+from mill.api.timing import untimed
 from mill.checks import MOST_GRACE_S, parse_signal
 from mill.config import LONG_POLL_S, PAGE_LIMIT
 from mill.convert import to_json
 from mill.errors import Conflict, FieldError
 from mill.model import Duration, Record, SpawnRequest, Status
-from mill.tasks.filter import Filter
 
 CONDITIONS = ("running", "terminal")
 
@@ -40,7 +42,8 @@ def _of_all(found: Blueprint, core: Core) -> None:
     @found.get("/v1/tasks")
     async def listing() -> Response:
         query = Query()
-        wanted, everything = _filter(query), query.flag("all")
+        wanted = attrs.evolve(read_filter(query), node=query.text("node"))
+        everything = query.flag("all")
         with_usage = query.flag("usage")
         limit = query.integer("limit", least=1, most=PAGE_LIMIT) or PAGE_LIMIT
         after = _position(query.text("after"))
@@ -68,6 +71,7 @@ def _of_one(found: Blueprint, core: Core) -> None:
         if condition not in CONDITIONS:
             raise FieldError("wait", f"{condition!r} is none of {', '.join(CONDITIONS)}")
         most_s = LONG_POLL_S if timeout_s is None else min(timeout_s, LONG_POLL_S)
+        untimed()
         return json_answer(await core.tasks.wait(task_id, condition, most_s))
 
     @found.delete("/v1/tasks/<task_id>")
@@ -103,20 +107,6 @@ def _signal(text: str | None) -> int | None:
         return parse_signal(text)
     except ValueError as error:
         raise FieldError("signal", str(error)) from None
-
-
-def _filter(query: Query) -> Filter:
-    statuses = tuple(part for text in query.texts("status") for part in text.split(","))
-    for status in statuses:
-        if status not in {*Status}:
-            raise FieldError("status", f"{status!r} is none of {', '.join(Status)}")
-    labels = []
-    for text in query.texts("label"):
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise FieldError("label", f"{text!r} is not KEY=VALUE")
-        labels.append((key, value))
-    return Filter(statuses, tuple(labels), query.text("node"), query.text("template"))
 
 
 def _next(last: Record) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mill.cli import connect
+from mill.cli import complete, connect
 from mill.cli.output import show_json
 from mill.client import Client, calls
 from mill.config import parse_templates
@@ -35,7 +35,13 @@ HELP = """Make templates out of a TOML file, or standard input (-).
 
 @click.command(help=HELP)
 @click.option(
-    "-f", "--file", "file", metavar="FILE", required=True, help="What to read; - is standard input."
+    "-f",
+    "--file",
+    "file",
+    metavar="FILE",
+    required=True,
+    help="What to read; - is standard input.",
+    shell_complete=complete.files,
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the templates as the API answers them.")
 def apply(*, file: str, as_json: bool) -> None:

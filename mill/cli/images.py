@@ -10,7 +10,7 @@ from typing import BinaryIO
 import click
 import trio
 
-from mill.cli import connect, render
+from mill.cli import complete, connect, render
 from mill.cli.output import show_json, show_table
 from mill.client import Client, calls
 from mill.convert import to_json
@@ -77,7 +77,7 @@ def list_images(now: Callable[[], float], *, as_json: bool) -> None:
 
 
 @images.command("load", help=LOAD_HELP)
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="FILE", shell_complete=complete.files)
 @click.option("--name", metavar="REF", help="What to call the image (default: as the archive says).")
 @click.option("--json", "as_json", is_flag=True, help="Print the API's answer.")
 def load_image(*, file: str, name: str | None, as_json: bool) -> None:

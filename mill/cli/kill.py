@@ -3,7 +3,7 @@
 import click
 
 from mill.checks import parse_signal
-from mill.cli import connect, ends, failure
+from mill.cli import complete, connect, ends, failure
 from mill.cli.output import show_json
 from mill.cli.wait import seconds
 from mill.client import Client, calls
@@ -18,10 +18,20 @@ HELP = """End tasks and wait until they have ended. A task that has ended alread
     mill kill $(mill ps -q)
     """
 
+SIGNALS = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "KILL")
+"""What a shell offers; every other one is taken too."""
+
 
 @click.command(help=HELP)
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
-@click.option("-s", "--signal", "signal_", metavar="SIGNAL", help="First this one: INT, SIGUSR1, 15.")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete.live_tasks)
+@click.option(
+    "-s",
+    "--signal",
+    "signal_",
+    metavar="SIGNAL",
+    shell_complete=complete.one_of(*SIGNALS),
+    help="First this one: INT, SIGUSR1, 15.",
+)
 @click.option(
     "--grace", metavar="TIME", help="How long until SIGKILL (default: the task's own); 0s for at once."
 )

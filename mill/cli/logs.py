@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import click
 
-from mill.cli import connect, copying
+from mill.cli import complete, connect, copying
 from mill.client import Client
 from mill.convert import format_time, parse_time
 from mill.units import parse_duration
@@ -20,7 +20,7 @@ HELP = """Show what a task wrote, its stdout on stdout and its stderr on stderr.
 
 
 @click.command(help=HELP)
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", shell_complete=complete.tasks)
 @click.option(
     "-f", "--follow", is_flag=True, help="Go on until the task has ended, also over restarts of milld."
 )

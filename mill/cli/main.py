@@ -13,11 +13,14 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 import click
+from click.shell_completion import CompletionItem
 
 from mill.cli import failure
 
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+COMPLETE_VAR = "_MILL_COMPLETE"
+"""Where the scripts of `mill completion` tell that a shell is asking; click derives the name from the program's."""
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "spawn": ("mill.cli.spawn:spawn", "Start a task and return at once."),
@@ -28,10 +31,14 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "wait": ("mill.cli.wait:wait", "Wait for tasks to end, exit with their code."),
     "kill": ("mill.cli.kill:kill", "End tasks."),
     "stats": ("mill.cli.stats:stats", "Show what running tasks use."),
+    "events": ("mill.cli.events:events", "Show every change of a task's state as it happens."),
     "templates": ("mill.cli.templates:templates", "List, show and remove templates."),
     "apply": ("mill.cli.apply:apply", "Make templates out of a TOML file."),
     "images": ("mill.cli.images:images", "List and load images."),
     "status": ("mill.cli.status:status", "Show how the node is doing."),
+    "doctor": ("mill.cli.doctor:doctor", "Find what is wrong with this host, and say what to do."),
+    "systemd-unit": ("mill.cli.systemd_unit:systemd_unit", "Print a systemd unit for milld."),
+    "completion": ("mill.cli.completion:completion", "Print the script that completes mill in a shell."),
 }
 """Every command: where it is, and its line in the help."""
 
@@ -65,13 +72,22 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
             raise click.exceptions.NoSuchCommand(args[0], possibilities=list(COMMANDS), ctx=ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 -- as above
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem[str]"]:
+        """Commands by the table, so that none is imported for a list of them."""
+        fitting = [
+            CompletionItem(name, help=line)
+            for name, (_, line) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*fitting, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -156,6 +172,8 @@ def main() -> None:
             stream.reconfigure(
                 errors="backslashreplace"
             )  # a name that the terminal cannot show is no reason to fail
+    if COMPLETE_VAR in os.environ:  # a shell asks what fits behind its cursor
+        importlib.import_module("mill.cli.completion").register()
     cli.main()
 
 

@@ -6,17 +6,25 @@ Called by every command; knows no client.
 import json
 import os
 import select
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
 
 import click
 
+from mill.cli import timeline
 from mill.cli.render import Pairs, Rows
+from mill.model import Record
 
 GAP = "  "
+FULL_BLOCK = "\u2588"
+MOST_COLUMNS = 160
+"""Of a timeline: beyond it bars are no easier to compare."""
 
 _COLORS = {"running": "green", "starting": "cyan", "pulling": "cyan", "failed": "red", "stopped": "dim"}
+
+_PHASE_COLORS = {"queue": "yellow", "run": "green", "clean up": "dim"}
 
 
 def show_json(data: Any) -> None:
@@ -54,6 +62,33 @@ def _show_rich(columns: Sequence[str], rows: Rows) -> None:
     for row in rows:
         table.add_row(*(Text(cell, style=_COLORS.get(cell.split(" ")[0], "")) for cell in row))
     Console().print(table)
+
+
+def show_timeline(record: Record, now: float) -> None:
+    """Bars as wide as the terminal (80 columns where there is none), in colour where a person looks."""
+    columns = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
+    rows = timeline.aligned(timeline.draw(record, now, columns), _block())
+    click.echo(timeline.title(record))
+    if not sys.stdout.isatty():
+        for row in rows:
+            click.echo("".join(row))
+        return
+    from rich.console import Console  # noqa: PLC0415 -- as above
+    from rich.text import Text  # noqa: PLC0415 -- as above
+
+    console = Console(width=columns)
+    for name, bar, took in rows:
+        style = _PHASE_COLORS.get(name.strip(), "cyan")
+        console.print(Text.assemble(name, (bar, style), took), no_wrap=True, overflow="crop", soft_wrap=True)
+
+
+def _block() -> str:
+    """What bars are made of, as far as the output can show it."""
+    try:
+        FULL_BLOCK.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "#"
+    return FULL_BLOCK
 
 
 def show_pairs(pairs: Pairs) -> None:

@@ -5,9 +5,10 @@ from typing import Any
 
 import click
 
-from mill.cli import connect, render
+from mill.cli import complete, connect, render
 from mill.cli.output import show_json, show_table
 from mill.client import Client, calls
+from mill.model import Status
 
 HELP = """List tasks, newest first: those that have not ended, or with -a all.
 
@@ -26,13 +27,17 @@ PAGE_SIZE = 500
 @click.option("-a", "--all", "every", is_flag=True, help="Also those that have ended.")
 @click.option("-q", "--quiet", is_flag=True, help="Ids only.")
 @click.option(
-    "-s", "--status", multiple=True, help="Of this status: pulling, starting, running, stopped, failed."
+    "-s",
+    "--status",
+    multiple=True,
+    shell_complete=complete.one_of(*Status),
+    help="Of this status: pulling, starting, running, stopped, failed.",
 )
 @click.option(
     "-l", "--label", metavar="KEY=VALUE", multiple=True, help="With this label; given twice, with both."
 )
-@click.option("--node", help="On this node.")
-@click.option("--template", help="From this template.")
+@click.option("--node", help="On this node.", shell_complete=complete.nodes)
+@click.option("--template", help="From this template.", shell_complete=complete.templates)
 @click.option("-n", "--last", type=click.IntRange(min=1), help="At most this many, ended or not.")
 @click.option("--json", "as_json", is_flag=True, help="Print the API's answer.")
 @click.pass_obj

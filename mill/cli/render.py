@@ -39,6 +39,12 @@ def task_row(record: Record, now: float) -> tuple[str, ...]:
     )
 
 
+def event_line(at: float, record: Record) -> str:
+    """A change of state: when, which task, to which state, and why it ended."""
+    why = f": {ends.why(record)}" if record.status.terminal else ""
+    return f"{format_time(at)}  {printable(record.id)}  {printable(f'{record.status}{why}')}"
+
+
 def cores(cpu: float) -> str:
     """One digit after the point, two where that would hide a busy task."""
     return f"{cpu:.1f}" if cpu >= 0.1 or cpu < 0.005 else f"{cpu:.2f}"  # noqa: PLR2004 -- 0.05 shows as 0.05, 0.001 as 0.0
@@ -105,21 +111,32 @@ def record_pairs(record: Record, now: float) -> Pairs:
 
 def _times(times: Times, now: float) -> Pairs:
     began = times.started if times.started is not None else times.created
+    ready = times.pulled if times.pulled is not None else times.created
     phases: list[tuple[str, float | None, float | None]] = [
         ("created", times.created, None),
+        ("placed", times.placed, times.created),
+        ("pull began", times.pull_began, times.created),
+        ("unpack began", times.unpack_began, times.pull_began),
+        ("fetched", times.fetched, times.pull_began),
         ("pulled", times.pulled, times.created),
-        ("started", times.started, times.pulled if times.pulled is not None else times.created),
+        ("queued", times.queued, ready),
+        ("start began", times.start_began, times.queued),
+        ("snapshot made", times.snapshot_made, times.start_began),
+        ("container made", times.container_made, times.snapshot_made),
+        ("started", times.started, ready),
+        ("launched", times.launched, times.started),
         ("finished", times.finished, began),
+        ("cleaned", times.cleaned, times.finished),
     ]
     pairs = [
-        (name, format_time(at) + ("" if since is None else f" (after {_precise(at - since)})"))
+        (name, format_time(at) + ("" if since is None else f" (after {precise(at - since)})"))
         for name, at, since in phases
         if at is not None
     ]
     return [*pairs, ("elapsed", format_duration(elapsed_s(times, now)))]
 
 
-def _precise(seconds: float) -> str:
+def precise(seconds: float) -> str:
     """To the millisecond below a minute, where phases of a start differ."""
     return f"{max(0.0, seconds):.3f}s" if seconds < 60 else format_duration(seconds)  # noqa: PLR2004 -- a minute
 

@@ -8,17 +8,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
+from mill.cli import complete
 from mill.client.calls import spawn_request
 from mill.errors import FieldError
-from mill.model import SpawnRequest
+from mill.model import Network, PullPolicy, SpawnRequest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 ARGS_META = "mill.args"
 
 OPTIONS = (
-    click.option("--image", metavar="REF", help="Image to run, such as registry.example.com/myapp:v3."),
+    click.option(
+        "--image",
+        metavar="REF",
+        shell_complete=complete.images,
+        help="Image to run, such as registry.example.com/myapp:v3.",
+    ),
     click.option("--name", help="First part of the id (default: the template's or image's name)."),
     click.option(
         "--command",
@@ -29,7 +36,11 @@ OPTIONS = (
         "-e", "--env", metavar="NAME[=VALUE]", multiple=True, help="NAME alone takes its value from here."
     ),
     click.option(
-        "--env-file", metavar="FILE", multiple=True, help="Lines of NAME=VALUE or NAME; # begins a comment."
+        "--env-file",
+        metavar="FILE",
+        multiple=True,
+        shell_complete=complete.files,
+        help="Lines of NAME=VALUE or NAME; # begins a comment.",
     ),
     click.option("--cpu", type=float, metavar="CORES", help="Reserved, and the limit (default 0.25)."),
     click.option("-m", "--memory", metavar="SIZE", help="Reserved, and the limit: 512M, 2G (default 256M)."),
@@ -39,12 +50,22 @@ OPTIONS = (
     click.option("-l", "--label", "labels", metavar="KEY=VALUE", multiple=True, help="To find it by."),
     click.option("-u", "--user", metavar="USER[:GROUP]", help="By name or number (default: the image's)."),
     click.option("-w", "--workdir", metavar="DIR", help="Made if missing (default: the image's)."),
-    click.option("--network", metavar="MODE", help="host or none (default host)."),
+    click.option(
+        "--network",
+        metavar="MODE",
+        shell_complete=complete.one_of(*Network),
+        help="host or none (default host).",
+    ),
     click.option(
         "--stop-signal", metavar="SIGNAL", help="What ends it gently (default: the image's, or TERM)."
     ),
     click.option("--grace", metavar="TIME", help="From that signal to SIGKILL (default 10s)."),
-    click.option("--pull", metavar="WHEN", help="missing, always or never (default missing)."),
+    click.option(
+        "--pull",
+        metavar="WHEN",
+        shell_complete=complete.one_of(*PullPolicy),
+        help="missing, always or never (default missing).",
+    ),
     click.option(
         "--mount",
         "mounts",
@@ -81,7 +102,12 @@ def spec_options(command: F) -> F:
     """TASK and every option of a spec."""
     for option in reversed(OPTIONS):
         command = option(command)
-    return click.argument("task", required=False)(command)
+    return click.argument("task", required=False, shell_complete=_template)(command)
+
+
+def _template(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list["CompletionItem[str]"]:
+    """For TASK; what stands behind ``--`` is the task's own."""
+    return [] if ARGS_META in ctx.meta else complete.templates(ctx, parameter, incomplete)
 
 
 def request_from(task: str | None, said: Mapping[str, Any], environ: Mapping[str, str]) -> SpawnRequest:

@@ -5,7 +5,7 @@ from typing import Any
 import click
 import trio
 
-from mill.cli import connect, render
+from mill.cli import complete, connect, render
 from mill.cli.output import show_json, show_table
 from mill.client import Client, Conflict, NotFound, calls
 
@@ -23,7 +23,7 @@ AT_ONCE = 16
 
 
 @click.command(help=HELP)
-@click.argument("ids", metavar="[ID...]", nargs=-1)
+@click.argument("ids", metavar="[ID...]", nargs=-1, shell_complete=complete.live_tasks)
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the API's answer, of several tasks one after another."
 )

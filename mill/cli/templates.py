@@ -2,7 +2,7 @@
 
 import click
 
-from mill.cli import connect, render, toml
+from mill.cli import complete, connect, render, toml
 from mill.cli.output import show_json, show_table
 from mill.client import Client, calls
 
@@ -35,7 +35,7 @@ def list_templates(*, as_json: bool) -> None:
 
 
 @templates.command("show", help="Show a template as the TOML that 'mill apply' reads.")
-@click.argument("name")
+@click.argument("name", shell_complete=complete.templates)
 @click.option("--json", "as_json", is_flag=True, help="Print the API's answer.")
 def show_template(*, name: str, as_json: bool) -> None:
     async def show(mill: Client) -> None:
@@ -51,7 +51,7 @@ def show_template(*, name: str, as_json: bool) -> None:
 
 
 @templates.command("rm", help="Remove templates. Running tasks do not mind.")
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete.templates)
 @click.option("--json", "as_json", is_flag=True, help="Print the names as JSON.")
 def remove_templates(*, names: tuple[str, ...], as_json: bool) -> None:
     async def remove(mill: Client) -> None:

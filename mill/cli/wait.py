@@ -2,7 +2,7 @@
 
 import click
 
-from mill.cli import connect, ends, failure
+from mill.cli import complete, connect, ends, failure
 from mill.cli.output import show_json
 from mill.client import Client, calls
 from mill.client.calls import WaitFor
@@ -24,7 +24,7 @@ HELP = f"""Wait for tasks to end, print how each ended, and exit with the code o
 
 
 @click.command(help=HELP)
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete.live_tasks)
 @click.option(
     "--for", "until", type=click.Choice(["terminal", "running"]), default="terminal", show_default=True
 )

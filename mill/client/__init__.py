@@ -16,6 +16,7 @@ This package imports leaves only, and nothing of the daemon's side.
 
 from mill.client.calls import Call, Page, Spawned
 from mill.client.client import Client, TaskPages
+from mill.client.events import EventGap, EventStream, TaskEvent
 from mill.client.follow import LogStream
 from mill.client.lines import LogLine
 from mill.client.pulls import PullStream
@@ -39,6 +40,8 @@ __all__ = [
     "Client",
     "Conflict",
     "ConnectionFailed",
+    "EventGap",
+    "EventStream",
     "FieldError",
     "Forbidden",
     "LogLine",
@@ -51,6 +54,7 @@ __all__ = [
     "ProblemError",
     "PullStream",
     "Spawned",
+    "TaskEvent",
     "TaskPages",
     "TooLarge",
     "Unauthorized",

@@ -8,7 +8,6 @@ from urllib.parse import quote
 
 import attrs
 
-from mill.client.lines import LogQuery
 from mill.convert import from_json, to_json
 from mill.errors import FieldError
 from mill.model import (
@@ -180,12 +179,11 @@ def stats(task_id: str) -> Call[Stats]:
     return Call("GET", f"{_task_path(task_id)}/stats", _read(Stats))
 
 
-def logs(task_id: str, query: LogQuery) -> Call[None]:
-    """Answered by a stream, which `LogStream` reads; a follow may be silent for any time."""
-    thinks_s = None if query.follow else 0.0
-    return Call(
-        "GET", f"{_task_path(task_id)}/logs", lambda _: None, params=query.params(), thinks_s=thinks_s
-    )
+EVENTS_PATH = "/v1/events"
+
+
+def logs_path(task_id: str) -> str:
+    return f"{_task_path(task_id)}/logs"
 
 
 def images() -> Call[list[Image]]:

@@ -12,14 +12,16 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from mill.client import calls, lines
+from mill.client import calls, events, lines
 from mill.client.calls import Call, DraftFields, Page, Spawned, WaitFor
 from mill.client.connection import Connection
 from mill.client.endpoint import locate
+from mill.client.events import EventStream
 from mill.client.follow import LogStream
 from mill.client.lines import Moment
 from mill.client.patience import Patience
 from mill.client.pulls import PullStream
+from mill.client.resuming import Resuming
 from mill.errors import FieldError, MillError
 from mill.model import Draft, Image, NodeStatus, Record, SpawnRequest, Stats, Template
 
@@ -28,7 +30,7 @@ T = TypeVar("T")
 DEFAULT_TIMEOUT_S = 30.0
 """For the answer to a usual call, and for milld to take the next bytes of a body."""
 DEFAULT_PATIENCE_S = 30.0
-"""How long `wait` and `logs` bear a milld that was there and is gone: a restart takes a second or two."""
+"""How long `wait`, `logs` and `events` bear a milld that was there and is gone: a restart takes a second or two."""
 CHUNK_BYTES = 1024 * 1024
 """Of an archive, read and sent at once."""
 
@@ -54,7 +56,7 @@ class Client:
         self._connection = Connection(
             locate(address, token, os.environ), timeout_s=timeout, transport=transport
         )
-        self._streams: set[LogStream | PullStream] = set()
+        self._streams: set[Resuming[Any] | PullStream] = set()
 
     def __repr__(self) -> str:
         return f"<mill.client.Client of {self.address}>"
@@ -73,7 +75,7 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes every connection, also those of logs that somebody stopped reading."""
+        """Closes every connection, also those of logs and events that somebody stopped reading."""
         for stream in tuple(self._streams):
             await stream.aclose()
         await self._connection.aclose()
@@ -155,6 +157,25 @@ class Client:
         log = LogStream(self._connection, task_id, wanted, patience, self._streams.discard)
         self._streams.add(log)
         return log
+
+    def events(
+        self,
+        *,
+        task: str | None = None,
+        template: str | None = None,
+        label: str | Iterable[str] = (),
+        status: str | Iterable[str] = (),
+        after: str | None = None,
+    ) -> EventStream:
+        """Every change of a task's state, as an async iterator of `TaskEvent` and `EventGap`, across restarts of milld.
+
+        From now on, or behind the event whose id is *after*; *label* is ``key=value``, and all of several must fit.
+        """
+        filters = events.params(task=task, template=template, label=_several(label), status=_several(status))
+        patience = Patience(self._patience_s)
+        stream = EventStream(self._connection, filters, after, patience, self._streams.discard)
+        self._streams.add(stream)
+        return stream
 
     async def stats(self, task_id: str) -> Stats:
         """One sample; `Conflict` unless it runs."""

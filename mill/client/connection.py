@@ -1,4 +1,4 @@
-"""One HTTP connection pool to milld, and every way in which it may fail told in one line. Called by `Client` and `LogStream`.
+"""One HTTP connection pool to milld, and every way in which it may fail told in one line. Called by `Client` and `Resuming`.
 
 The only module that knows httpx; what the calls mean it does not know.
 """
@@ -99,19 +99,30 @@ class Connection:
                 "does it run another version of milld?",
             ) from error
 
-    async def stream(self, call: Call[Any], accept: str) -> "ByteStream":
-        """The body of the answer as it comes; one without end may be silent for any time, also before its headers."""
-        said, body = {"accept": accept}, _body(call)
+    async def stream(
+        self,
+        path: str,
+        params: tuple[tuple[str, str], ...],
+        accept: str,
+        *,
+        thinks_s: float | None,
+        call: Call[Any] | None = None,
+    ) -> "ByteStream":
+        """The body of a GET, or of the answer to *call*, as it comes; it may be silent *thinks_s* beyond a usual answer's
+        time (None: for ever).
+        """
+        read_s = None if thinks_s is None else self._timeout_s + thinks_s
+        said, body = {"accept": accept}, None if call is None else _body(call)
         if body is not None:
             said["content-type"] = "application/json"
         with self._told():
             request = self._http.build_request(
-                call.method,
-                self.endpoint.url + call.path,
-                params=list(call.params),
+                "GET" if call is None else call.method,
+                self.endpoint.url + path,
+                params=list(params),
                 content=body,
                 headers=said,
-                timeout=self._timeout(self._read_s(call)),
+                timeout=self._timeout(read_s),
             )
             response = await self._http.send(request, stream=True)
             self.reached = True

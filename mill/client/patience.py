@@ -1,5 +1,5 @@
 """How long a call that may be repeated bears a milld that cannot be reached (it may be restarting). Called by `Client` and
-`LogStream`.
+`Resuming`.
 
 Sleeps by anyio, which runs under trio and asyncio alike.
 """

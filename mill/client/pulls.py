@@ -77,7 +77,9 @@ class PullStream:
 
     async def _advance(self) -> None:
         if self._body is None:
-            self._body = await self._connection.stream(self._call, NDJSON)
+            self._body = await self._connection.stream(
+                self._call.path, self._call.params, NDJSON, thinks_s=None, call=self._call
+            )
         data = await self._body.read()
         url = self._connection.endpoint.url
         if not data:

@@ -6,6 +6,7 @@ Called by `registry` only. Secrets go to the registry itself or to the token ser
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +17,12 @@ import trio
 from mill.containerd.challenge import Challenge, best, parse
 from mill.containerd.credentials import Credential, Credentials
 from mill.containerd.reference import Reference
-from mill.containerd.transport import Refused, Transient, Transport, read_bounded
+from mill.containerd.transport import Refused, Transient, Transport, read_bounded, retry_after_s
 
 _TOKEN_LIMIT_BYTES = 2**20
+_TOKEN = re.compile(
+    r"[!-~]+"
+)  # no space (nor has RFC 6750 one): the error of a header that is none repeats it
 _LEAST_LIFE_S = 60.0  # what the protocol says a token lives where nothing is said
 _MOST_LIFE_S = 30 * 86400.0  # a longer one is no time at all
 _LIFE_USED = 0.8  # share of a token's life after which a new one is fetched
@@ -94,8 +98,9 @@ class Authorizer:
                 headers["Authorization"] = _basic(credential)
                 query["account"] = credential.username
             url = realm.copy_merge_params(query)
-        async with self.transport.open(str(url), headers, form=form) as response:
-            _check_token_status(ref, response, known=credential is not None)
+        transport = self.transport.trusting(ref.pull_host)
+        async with transport.open(str(url), headers, form=form) as response:
+            self._check_token_status(ref, response, known=credential is not None)
             body = await read_bounded(response, _TOKEN_LIMIT_BYTES)
         token, life_s = _parse_token(ref, body)
         return _Held(f"Bearer {token}", self.now() + life_s * _LIFE_USED)
@@ -105,15 +110,27 @@ class Authorizer:
             realm = httpx.URL(challenge.params["realm"])
         except httpx.InvalidURL:
             raise Refused("auth", f"{ref.pull_host} names a token service that is no URL") from None
-        plain = self.credentials.plain_http(ref.pull_host) or self.credentials.plain_http(
-            realm.netloc.decode()
-        )
+        hosts = self.credentials.hosts
+        plain = hosts.plain_http(ref.pull_host) or hosts.plain_http(realm.netloc.decode())
         if credential is not None and realm.scheme != "https" and not plain:
             raise Refused(
                 "auth",
                 f"{ref.pull_host} wants the password sent to {realm.host} without TLS, which Mill does not do",
             )
         return realm
+
+    def _check_token_status(self, ref: Reference, response: httpx.Response, *, known: bool) -> None:
+        status, host = response.status_code, response.url.host
+        if status == httpx.codes.OK:
+            return
+        if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            raise Transient(
+                "network",
+                f"the token service {host} answered {status}",
+                after_s=retry_after_s(response, self.now()),
+            )
+        what = "refused the credentials" if known else "gives no token without a login"
+        raise Refused("auth", f"the token service {host} {what} ({status}): {how_to_log_in(ref)}")
 
 
 def how_to_log_in(ref: Reference) -> str:
@@ -125,16 +142,6 @@ def _basic(credential: Credential) -> str:
     return "Basic " + base64.b64encode(pair).decode()
 
 
-def _check_token_status(ref: Reference, response: httpx.Response, *, known: bool) -> None:
-    status, host = response.status_code, response.url.host
-    if status == httpx.codes.OK:
-        return
-    if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
-        raise Transient("network", f"the token service {host} answered {status}")
-    what = "refused the credentials" if known else "gives no token without a login"
-    raise Refused("auth", f"the token service {host} {what} ({status}): {how_to_log_in(ref)}")
-
-
 def _parse_token(ref: Reference, body: bytes) -> tuple[str, float]:
     """The token and its life in seconds."""
     try:
@@ -143,7 +150,7 @@ def _parse_token(ref: Reference, body: bytes) -> tuple[str, float]:
         life = document.get("expires_in")
     except (ValueError, AttributeError):
         token, life = None, None
-    if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
         raise Refused("auth", f"the token service of {ref.pull_host} sent no token")
     known = isinstance(life, int | float) and 0 < life < _MOST_LIFE_S
     return token, max(float(life) if known else _LEAST_LIFE_S, _LEAST_LIFE_S)

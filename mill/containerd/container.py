@@ -3,7 +3,9 @@
 Every call is patient while containerd is away: the shim keeps the process, so that its end is only told later.
 """
 
+import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 import attrs
@@ -19,6 +21,7 @@ from mill.containerd.proto import task_pb2, tasks_pb2
 from mill.containerd.session import Session
 from mill.errors import Interrupted
 from mill.model import Exit, Time
+from mill.tasks.ports import Clock
 from mill.tasks.states import Toll
 
 T = TypeVar("T")
@@ -131,6 +134,18 @@ async def _kill_all(session: Session, task_id: str) -> None:
         await patiently(session, lambda: session.call(rpcs.TASKS_WAIT, wait, timeout_s=KILL_TIMEOUT_S))
     except RpcError:
         return  # gone already, or the next Delete says what is wrong
+
+
+def started_at(process: task_pb2.Process, clock: Clock, *, ended: bool) -> Time:
+    """When a process started that nobody saw start: the kernel knows while it lives."""
+    if ended:
+        return unix_time(process.exited_at)
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return clock.now()
+    ran_s = clock.boottime() - int(fields[19]) / os.sysconf("SC_CLK_TCK")  # proc(5): starttime
+    return Time(clock.now() - max(0.0, ran_s))
 
 
 async def process_of(session: Session, task_id: str) -> task_pb2.Process | None:

@@ -17,8 +17,7 @@ import attrs
 import structlog
 import trio
 
-from mill.config import RegistryConfig
-from mill.containerd import reference
+from mill.containerd.hosts import Hosts, hosts_of
 
 HELPER_TIMEOUT_S = 15.0  # a helper may ask a cloud; longer than this and the pull goes on without it
 _CONFIG_LIMIT_BYTES = 4 * 2**20
@@ -40,23 +39,18 @@ class Credential:
 
 @attrs.frozen
 class Credentials:
-    """The two sources, in order. `docker_config` is the file itself; None or a missing one holds nothing."""
+    """The two sources, in order: `hosts` out of the configuration's tables, and Docker's file; None or a missing one holds nothing."""
 
-    registries: Mapping[str, RegistryConfig]
+    hosts: Hosts = attrs.field(converter=hosts_of)
     docker_config: Path | None = None
     helper_timeout_s: float = HELPER_TIMEOUT_S
-
-    def plain_http(self, host: str) -> bool:
-        configured = self.registries.get(host)
-        return reference.is_loopback(host) or (configured is not None and configured.plain_http)
 
     async def find(self, host: str) -> Credential | None:
         """The credential for *host*, None to stay anonymous."""
         names = _HUB_KEYS if host in _HUB_KEYS else (host,)
-        for name in names:
-            configured = self.registries.get(name)
-            if configured is not None and configured.username is not None:
-                return Credential(configured.username, configured.password or "")
+        configured = self.hosts.entry(host)
+        if configured.username is not None:
+            return Credential(configured.username, configured.password or "")
         config = await self._docker_config()
         helper = helper_for(config, names)
         if helper is not None:

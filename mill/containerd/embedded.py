@@ -45,6 +45,9 @@ BACKOFF_FIRST_S, BACKOFF_MOST_S = 0.1, 5.0
 STEADY_S = 30.0
 """Having run so long, containerd starts again with the first backoff."""
 
+UMASK = 0o022
+"""As dockerd's. containerd makes each container's root directory with it: under a milld that was started with 077, a user
+other than root could reach nothing in its container."""
 OOM_SCORE_ADJ = -500
 """The kernel should take tasks first; without CAP_SYS_RESOURCE this stays as it is."""
 
@@ -136,6 +139,7 @@ def _start(binary: str, place: Place) -> Running:
             stderr=output,
             env=_environment(),
             start_new_session=True,  # a Ctrl-C at milld's terminal is not for it
+            umask=UMASK,
         )
     with suppress(OSError):
         Path(f"/proc/{child.pid}/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
@@ -145,10 +149,10 @@ def _start(binary: str, place: Place) -> Running:
 def _environment() -> dict[str, str]:
     """The one of milld, without what is meant for milld alone (the token, systemd's socket)."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("MILL_", "NOTIFY_"))}
-    return {**ours, "PATH": _path()}
+    return {**ours, "PATH": search_path()}
 
 
-def _path() -> str:
+def search_path() -> str:
     """Shims look for runc on it, which a user's PATH may not reach."""
     return os.pathsep.join(
         filter(None, (os.environ.get("PATH"), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
@@ -171,7 +175,7 @@ async def _wait_answering(running: Running, place: Place, *, within_s: float) ->
 
 async def serve(data_dir: Path, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
     """Keep a containerd running under *data_dir*; started with its socket's path. SetupError when the first start fails."""
-    binary = shutil.which("containerd", path=_path())
+    binary = shutil.which("containerd", path=search_path())
     if binary is None:
         raise SetupError(
             "containerd is not installed: apt-get install containerd (or give --containerd SOCKET)"

@@ -35,6 +35,8 @@ def start_error(fault: RpcError) -> StartError:
     for detail, signs in _CAUSES:
         if any(sign in said for sign in signs):
             return StartError(detail, _told(detail, text, program))
+    if text.startswith("mkdir /"):  # runc's, bare; of a mount it says which one before
+        text = f"the working directory cannot be made in the image: {text}"
     return StartError("runtime", text)
 
 

@@ -3,6 +3,7 @@
 Knows nothing of images; `images` is its caller. A waiter may be cancelled on its own; when the last one is, the work is.
 """
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from contextlib import aclosing
 from typing import Generic, TypeVar
@@ -16,6 +17,8 @@ from mill.errors import PullError
 from mill.model import PullProgress
 
 REPORT_EVERY_S = 0.1  # a waiter hears of progress no more often
+OK, CANCELLED = "ok", "cancelled"
+"""How work ends, apart from errors; it is cancelled when nobody waits for it any more."""
 
 T = TypeVar("T")
 
@@ -38,12 +41,20 @@ class _Flight(Generic[T]):
     result: T | None = None
     error: PullError | None = None
 
+    @property
+    def outcome(self) -> str:
+        if self.error is not None:
+            return self.error.detail
+        return OK if self.result is not None else CANCELLED
+
 
 @attrs.define(eq=False)
 class Flights(Generic[T]):
     """The work under way, by key. It runs in *nursery*, not in a waiter's."""
 
     nursery: trio.Nursery
+    outcomes: Counter[str] = attrs.field(factory=Counter, init=False)
+    """How often work ended in which way, since milld started: `OK`, `CANCELLED`, or an error's detail."""
     _flights: dict[Hashable, _Flight[T]] = attrs.field(factory=dict, init=False)
 
     def under_way(self, key: Hashable) -> bool:
@@ -111,6 +122,7 @@ class Flights(Generic[T]):
             flight.error = PullError("invalid", message)
         finally:
             self._forget(key, flight)
+            self.outcomes[flight.outcome] += 1
             flight.done.set()
 
     def _forget(self, key: Hashable, flight: _Flight[T]) -> None:

@@ -1,7 +1,9 @@
 """What the node brings to every container: limits, seccomp, an init program, and the files below /etc. Called by `runtime`."""
 
+import os
 import resource
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import attrs
 from mill.containerd import seccomp
 from mill.containerd.cgroups import Cgroups
 from mill.containerd.oci import platform_of
-from mill.containerd.spec import CAPABILITIES, OPEN_FILES_HARD_MOST, Host
+from mill.containerd.spec import CAPABILITIES, OPEN_FILES_HARD_MOST, Host, User
 from mill.errors import StartError
 from mill.model import Mount, MountType, Network, Spec
 
@@ -79,6 +81,15 @@ def with_files(host: Host, folder: Path, cgroup_path: str) -> Host:
         resolv_file=str(folder / "resolv.conf"),
         hostname_file=str(folder / "hostname"),
     )
+
+
+def make_folders(volumes: Sequence[tuple[str, str]], user: User) -> None:
+    """Those sources of *volumes* that are the task's own folders, for *user* to write to; blocks."""
+    for source in (Path(source) for source, _ in volumes):
+        if source.is_absolute():
+            source.mkdir(parents=True, exist_ok=True)
+            source.chmod(0o755)
+            os.chown(source, user.uid, user.gid)
 
 
 def _write(path: Path, text: str) -> None:

@@ -15,7 +15,7 @@ import trio
 from google.protobuf.empty_pb2 import Empty
 
 from mill.config import RegistryConfig
-from mill.containerd import loading, oci, reference, rpcs
+from mill.containerd import loading, names, oci, reference, rpcs
 from mill.containerd.authorization import Authorizer
 from mill.containerd.budget import Budget, limit_of
 from mill.containerd.credentials import Credentials
@@ -43,12 +43,17 @@ WATCH_EVERY_S = 0.2  # somebody who watches a pull from afar hears of it no more
 
 @attrs.frozen
 class LocalImage:
-    """An image that containers can be made of: `chain_id` is the snapshot to prepare theirs on."""
+    """An image that containers can be made of: `chain_id` is the snapshot to prepare theirs on.
+
+    Of one that was pulled: when its last layer was there, and when the first was unpacked, if any had to be.
+    """
 
     ref: str
     digest: str
     chain_id: str
     config: ImageConfig
+    fetched: Time | None = attrs.field(default=None, eq=False)
+    unpack_began: Time | None = attrs.field(default=None, eq=False)
 
 
 @attrs.define(eq=False)
@@ -93,7 +98,7 @@ class Images:
     async def _ensure(
         self, ref: Reference, policy: PullPolicy, every_s: float
     ) -> AsyncGenerator[PullProgress | Landed[LocalImage], None]:
-        if policy is not PullPolicy.ALWAYS:
+        if policy is not PullPolicy.ALWAYS or ref.digest:  # what a digest means no registry can change
             try:
                 found = await self._again_if_away(partial(self._find, ref))
             except RpcError as fault:
@@ -179,15 +184,15 @@ class Images:
 
     async def _find(self, ref: Reference) -> LocalImage | None:
         await self.holds.settled(ref.normalised)
-        request = images_pb2.GetImageRequest(name=ref.normalised)
-        try:
-            image = (await self._session.call(rpcs.IMAGES_GET, request)).image
-        except RpcNotFound:
+        image = await names.image_of(self._session, ref)
+        if image is None:
             return None
         inspected = await self.stock.inspect(target_of(image))
         if inspected is None or not await self.puller.unpacker.there(inspected.chain_id):
             return None
-        return _local(ref, inspected)
+        return _local(
+            image.name, inspected
+        )  # the name it is kept by, which for a digest may be another than *ref*
 
     async def _pull(self, ref: Reference, progress: Progress) -> LocalImage:
         async with self.holds.writing([ref.normalised]):
@@ -200,7 +205,8 @@ class Images:
                 pulled = await self.puller.pull(ref, progress)
         self.stock.changes += 1
         self.stock.remember(pulled)
-        return _local(ref, pulled)
+        local = _local(ref.normalised, pulled)
+        return attrs.evolve(local, fetched=progress.fetched, unpack_began=progress.unpack_began)
 
     async def _again_if_away(self, ask: Callable[[], Awaitable[LocalImage | None]]) -> LocalImage | None:
         try:
@@ -234,8 +240,9 @@ async def serve(
 ) -> None:
     """Own the pulls. *max_bytes* is for all images together (None: most of the disk, 0: no limit). Leases that an earlier milld of this node left are removed first."""
     await sweep(session, node_id)
-    credentials = Credentials({host.lower(): config for host, config in registries.items()}, docker_config)
-    async with open_transport(stall_s=stall_s) as transport, trio.open_nursery() as nursery:
+    credentials = Credentials(registries, docker_config)
+    opened = open_transport(authorities=credentials.hosts.authorities(), stall_s=stall_s)
+    async with opened as transport, trio.open_nursery() as nursery:
         registry = Registry(transport, Authorizer(transport, credentials, now), now, patience)
         host = oci.platform_of(platform.machine())
         unpacker = Unpacker(session)
@@ -255,5 +262,5 @@ def _parsed(ref: str) -> Reference:
         raise PullError("invalid", str(error)) from error
 
 
-def _local(ref: Reference, image: Unpacked) -> LocalImage:
-    return LocalImage(ref.normalised, image.target.digest, image.chain_id, image.config)
+def _local(name: str, image: Unpacked) -> LocalImage:
+    return LocalImage(name, image.target.digest, image.chain_id, image.config)

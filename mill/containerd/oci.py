@@ -51,7 +51,7 @@ class Platform:
     os: str = "linux"
 
     def __str__(self) -> str:
-        return f"{self.os}/{self.architecture}"
+        return "/".join((self.os, self.architecture, *self.variants[:1]))
 
 
 @attrs.frozen
@@ -139,10 +139,12 @@ def choose(manifests: Sequence[Descriptor], host: Platform) -> Descriptor:
     if not fitting and len(silent) == 1:
         return silent[0]  # its config will tell whether it fits
     if not fitting:
-        there = sorted(
-            {"/".join(m.platform[:2]) for m in manifests if m.platform and m.platform[0] != "unknown"}
-        )
-        raise ValueError(f"there is no image for {host}, only for {', '.join(there) or 'nothing'}")
+        there = {
+            "/".join(part for part in m.platform if part)
+            for m in manifests
+            if m.platform and m.platform[0] != "unknown"
+        }
+        raise ValueError(f"there is no image for {host}, only for {', '.join(sorted(there)) or 'nothing'}")
     return min(fitting, key=lambda m: _rank(m, host) or 0)
 
 

@@ -1,10 +1,10 @@
 """How far a pull is, layer by layer, as those who do its parts tell it. Pure; `flights` shows it to whoever waits."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import attrs
 
-from mill.model import LayerProgress, LayerState, PullProgress
+from mill.model import LayerProgress, LayerState, PullProgress, Time
 
 
 @attrs.define(eq=False)
@@ -38,10 +38,14 @@ class Progress:
     total: int | None = None
     other: int = 0
     layers: dict[str, Layer] = attrs.field(factory=dict)
+    fetched: Time | None = None
+    unpack_began: Time | None = None
+    on_unpack: Callable[[], None] = lambda: None
+    """Called before each layer that is not unpacked yet."""
 
     def expect(self, total: int, layers: Iterable[tuple[str, int]]) -> None:
         """What the manifest says: bytes in all, and (digest, size) of each layer, bottom first."""
-        self.total = total
+        self.total, self.other = total, 0
         self.layers = {digest: Layer(size) for digest, size in layers}
 
     def fetching(self, digest: str) -> None:
@@ -54,6 +58,7 @@ class Progress:
         self.layers[digest].stored = True
 
     def unpacking(self, digest: str) -> None:
+        self.on_unpack()
         self.layers[digest].unpacking = True
 
     def unpacked(self, digest: str, *, made: bool) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from functools import partial
 
 import attrs
+import structlog
 import trio
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -27,6 +28,7 @@ from mill.containerd.stock import CONFIG_LIMIT_BYTES, USED_LABEL, Unpacked, used
 from mill.containerd.turns import Turns
 from mill.containerd.unpack import Unpacker, descriptor
 from mill.errors import PullError
+from mill.model import Time
 
 _DOWNLOADS = 3  # layers of one image at a time, as Docker does it
 _SOURCE_LABEL = "containerd.io/distribution.source."
@@ -34,6 +36,8 @@ _REF_LABEL = "containerd.io/gc.ref."
 
 EXPECTED = (PullError, RpcError, content.DigestMismatch, OverBudget)
 """What may go wrong in the parts of a pull."""
+
+log = structlog.get_logger()
 
 
 @attrs.frozen
@@ -65,6 +69,15 @@ class _Work:
     progress: Progress
 
 
+@attrs.frozen
+class Source:
+    """One registry that `image` may come from: `ref` is its name there, which of a mirror has the mirror's host."""
+
+    registry: Registry
+    ref: Reference
+    image: Reference
+
+
 @attrs.define(eq=False)
 class Puller:
     """Everything that pulls have in common. `now` is the wall clock."""
@@ -83,11 +96,32 @@ class Puller:
         return self.budget.holds
 
     async def pull(self, ref: Reference, progress: Progress) -> Unpacked:
+        """From the mirrors of its registry in their order, and when they all fail from the registry itself."""
+        failed: list[str] = []
+        for mirror in self.registry.mirrors(ref):
+            try:
+                return await self._pull(Source(self.registry.in_haste(), mirror, ref), progress)
+            except PullError as error:
+                if error.detail == "disk" or isinstance(error.__cause__, RpcUnavailable):
+                    raise  # ours, and no registry can mend it
+                failed.append(f"{mirror.pull_host} ({error.detail})")
+                tell = log.info if error.detail == "not_found" else log.warning
+                tell("mirror failed, asking the next", image=str(ref), why=error.message)
         try:
-            resolved = await self._resolve(ref)
+            return await self._pull(Source(self.registry, ref, ref), progress)
+        except PullError as error:
+            if not failed:
+                raise
+            message = f"{error.message}; its mirrors failed before it: {', '.join(failed)}"
+            raise PullError(error.detail, message) from error.__cause__
+
+    async def _pull(self, source: Source, progress: Progress) -> Unpacked:
+        ref = source.ref
+        try:
+            resolved = await self._resolve(source)
             with self.budget.claim() as claim:
                 async with leased(self.session, self.node_id, self.now) as lease:
-                    return await self._fetch(ref, resolved, _Work(lease, claim, progress))
+                    return await self._fetch(source, resolved, _Work(lease, claim, progress))
         except OverBudget as over:
             raise PullError("disk", f"cannot pull {ref}: {over}") from over
         except content.DigestMismatch as mismatch:
@@ -95,12 +129,12 @@ class Puller:
         except RpcError as fault:
             raise pull_error(ref, fault) from fault
 
-    async def _resolve(self, ref: Reference) -> Resolved:
+    async def _resolve(self, source: Source) -> Resolved:
         """Ask the registry; an index leads to the manifest of this platform."""
         documents: list[Document] = []
         digest = None
         for _ in range(3):  # an index of indexes is the most that anybody builds
-            fetched = await self.registry.manifest(ref, digest)
+            fetched = await source.registry.manifest(source.ref, digest)
             try:
                 parsed = oci.parse_manifest(fetched.body, fetched.content_type)
                 documents.append(_document(fetched, parsed))
@@ -108,26 +142,31 @@ class Puller:
                     return Resolved(tuple(documents), parsed)
                 digest = oci.choose(parsed.manifests, self.platform).digest
             except ValueError as error:
-                raise PullError("invalid", f"cannot pull {ref}: {error}") from error
-        raise PullError("invalid", f"cannot pull {ref}: its index leads to an index again and again")
+                raise PullError("invalid", f"cannot pull {source.ref}: {error}") from error
+        raise PullError("invalid", f"cannot pull {source.ref}: its index leads to an index again and again")
 
-    async def _fetch(self, ref: Reference, resolved: Resolved, work: _Work) -> Unpacked:
+    async def _fetch(self, source: Source, resolved: Resolved, work: _Work) -> Unpacked:
         manifest, lease, progress = resolved.manifest, work.lease, work.progress
         layers = tuple({layer.digest: layer for layer in manifest.layers}.values())
         small = (manifest.config, *(document.blob for document in resolved.documents))
         blobs = {blob.digest: blob.size for blob in (*layers, *small)}
         progress.expect(sum(blobs.values()), [(layer.digest, layer.size) for layer in layers])
         await work.claim.grow({("blob", digest): size for digest, size in blobs.items()})
-        config = await self._config(ref, manifest, lease)
+        config = await self._config(source, manifest, lease)
         progress.other = sum(blob.size for blob in small)
         ready = {layer.digest: trio.Event() for layer in layers}
         slots = trio.CapacityLimiter(_DOWNLOADS)
 
         async def layer(blob: Descriptor) -> None:
             async with slots:
-                await self._layer(ref, blob, lease, progress)
+                await self._layer(source, blob, lease, progress)
+            progress.fetched = Time(self.now())
             ready[blob.digest].set()
 
+        def on_unpack() -> None:
+            progress.unpack_began = progress.unpack_began or Time(self.now())
+
+        progress.on_unpack = on_unpack
         unpacked = partial(
             self.unpacker.unpack,
             lease,
@@ -138,16 +177,16 @@ class Puller:
             work.claim.heard,
         )
         await all_or_first_failure([partial(layer, blob) for blob in layers] + [unpacked])
-        await store_documents(self.session, lease, resolved, source_label(ref))
-        await name_image(self.session, ref.normalised, resolved.target, self.node_id, self.now())
+        await store_documents(self.session, lease, resolved, source_label(source.image))
+        await name_image(self.session, source.image.normalised, resolved.target, self.node_id, self.now())
         return Unpacked(resolved.target, config, blobs)
 
-    async def _config(self, ref: Reference, manifest: Manifest, lease: str) -> ImageConfig:
+    async def _config(self, source: Source, manifest: Manifest, lease: str) -> ImageConfig:
         """The image's config, read from the store if it is there; stored, and labelled to hold on to its snapshots."""
         try:
             data = await content.read(self.session, manifest.config.digest, CONFIG_LIMIT_BYTES)
         except (RpcNotFound, ValueError):
-            data = await self.registry.small_blob(ref, manifest.config, CONFIG_LIMIT_BYTES)
+            data = await source.registry.small_blob(source.ref, manifest.config, CONFIG_LIMIT_BYTES)
         try:
             return await store_config(
                 self.session,
@@ -156,19 +195,19 @@ class Puller:
                 data,
                 self.platform,
                 self.unpacker.snapshotter,
-                source_label(ref),
+                source_label(source.image),
             )
         except ValueError as error:
-            raise PullError("invalid", f"cannot pull {ref}: {error}") from error
+            raise PullError("invalid", f"cannot pull {source.ref}: {error}") from error
 
-    async def _layer(self, ref: Reference, blob: Descriptor, lease: str, progress: Progress) -> None:
-        def source(offset: int) -> AsyncGenerator[bytes, None]:
+    async def _layer(self, source: Source, blob: Descriptor, lease: str, progress: Progress) -> None:
+        def pieces(offset: int) -> AsyncGenerator[bytes, None]:
             progress.fetching(blob.digest)
-            return self.registry.blob(ref, blob, offset)
+            return source.registry.blob(source.ref, blob, offset)
 
         on_bytes = partial(progress.came, blob.digest)
         ingest = content.Ingest(
-            blob, source, f"layer-{blob.digest}", source_label(ref), on_bytes, resumable=True
+            blob, pieces, f"layer-{blob.digest}", source_label(source.image), on_bytes, resumable=True
         )
         async with self._turns.of(
             blob.digest

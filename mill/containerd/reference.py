@@ -44,7 +44,7 @@ class Reference:
     @property
     def pull_host(self) -> str:
         """Whom to ask: Docker Hub's registry has another name than its images."""
-        return _DOCKER_HUB_API if self.host == DOCKER_HUB else self.host
+        return api_host(self.host)
 
     @property
     def target(self) -> str:
@@ -78,6 +78,11 @@ def parse(text: str) -> Reference:
     if tag is None and digest is None:
         tag = DEFAULT_TAG
     return Reference(host, repository, tag, digest)
+
+
+def api_host(host: str) -> str:
+    """The host that the registry known as *host* is asked under: Docker Hub's has several names and answers to one."""
+    return _DOCKER_HUB_API if host in _DOCKER_HUB_ALIASES else host
 
 
 def is_digest(text: str) -> bool:

@@ -6,7 +6,6 @@ containerd; `pull` is its caller. Protocol: OCI distribution-spec 1.1, section "
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import attrs
@@ -17,11 +16,13 @@ from mill.containerd import oci
 from mill.containerd.authorization import Authorizer, how_to_log_in
 from mill.containerd.oci import Descriptor
 from mill.containerd.reference import Reference
-from mill.containerd.transport import Refused, Transient, Transport, origin, read_bounded
+from mill.containerd.transport import Refused, Transient, Transport, origin, read_bounded, retry_after_s
 from mill.errors import PullError
 
 MANIFEST_LIMIT_BYTES = 4 * 2**20  # what the distribution spec asks registries to take, and no more
 _LOGINS = 2  # 401s answered in one request: one for a token that has expired, one for its replacement
+_MIRROR_TRIES = 2
+_MIRROR_RETRY_AFTER_S = 2.0
 _HEALED_BYTES = 2**20  # a connection that brought so much was a good one: tries are counted anew
 
 _ADVICE = {
@@ -64,6 +65,21 @@ class Registry:
     authorizer: Authorizer
     now: Callable[[], float]
     patience: Patience = Patience()
+    received_bytes: int = attrs.field(default=0, init=False)
+    """Of layers, since milld started; those that were sent twice count twice."""
+
+    def mirrors(self, ref: Reference) -> tuple[Reference, ...]:
+        """*ref* as the mirrors of its registry have it, in the order in which to ask them."""
+        return self.authorizer.credentials.hosts.mirrors(ref)
+
+    def in_haste(self) -> "Registry":
+        """The same for a mirror, which others stand behind: it gets one more try, and soon."""
+        haste = attrs.evolve(
+            self.patience,
+            tries=min(self.patience.tries, _MIRROR_TRIES),
+            retry_after_most_s=min(self.patience.retry_after_most_s, _MIRROR_RETRY_AFTER_S),
+        )
+        return attrs.evolve(self, patience=haste)
 
     async def manifest(self, ref: Reference, digest: str | None = None) -> Fetched:
         """What *ref* points to, or the manifest *digest* of its repository; checked against digest and header."""
@@ -74,6 +90,8 @@ class Registry:
                 body = await read_bounded(response, MANIFEST_LIMIT_BYTES)
                 claimed = response.headers.get("docker-content-digest", "")
                 content_type = response.headers.get("content-type", "")
+            if content_type.startswith("text/html"):
+                raise Refused("invalid", f"{ref.pull_host} answered with a web page: is it a registry?")
             found = oci.digest_of(body)
             wanted = digest or ref.digest
             if found != (wanted or found) or (claimed.startswith("sha256:") and claimed != found):
@@ -115,6 +133,7 @@ class Registry:
                 ):
                     async for piece in pieces:
                         offset += len(piece)
+                        self.received_bytes += len(piece)
                         yield piece
                 if offset < blob.size:
                     raise Transient("network", f"{ref.pull_host} ends {blob.digest} too early")  # noqa: TRY301 -- one place counts tries
@@ -148,7 +167,7 @@ class Registry:
         self, ref: Reference, path: str, *, accept: str = "*/*", offset: int = 0
     ) -> AsyncGenerator[httpx.Response, None]:
         """A successful response, logged in as far as the registry wants it."""
-        scheme = "http" if self.authorizer.credentials.plain_http(ref.pull_host) else "https"
+        scheme = "http" if self.authorizer.credentials.hosts.plain_http(ref.pull_host) else "https"
         url = f"{scheme}://{ref.pull_host}/v2/{ref.repository}/{path}"
         authorization = self.authorizer.held(ref)
         for attempt in range(_LOGINS + 1):
@@ -157,7 +176,7 @@ class Registry:
                 headers["Authorization"] = authorization
             if offset:
                 headers["Range"] = f"bytes={offset}-"
-            async with self.transport.open(url, headers) as response:
+            async with self.transport.trusting(ref.pull_host).open(url, headers) as response:
                 # Only the registry itself may ask for a login: a blob store that it redirects to gets no answer
                 # (as CVE-2020-15157 taught containerd).
                 own = origin(response.url) == origin(httpx.URL(url))
@@ -178,14 +197,13 @@ class Registry:
         if status in {httpx.codes.OK, httpx.codes.PARTIAL_CONTENT}:
             return
         if status == httpx.codes.TOO_MANY_REQUESTS:
-            after_s = _retry_after_s(response.headers.get("retry-after"), self.now())
             raise Transient(
                 "network",
                 f"{host} allows no more requests for now (429; a login may raise its limit)",
-                after_s=after_s,
+                after_s=retry_after_s(response, self.now()),
             )
         if status >= httpx.codes.INTERNAL_SERVER_ERROR:
-            after_s = _retry_after_s(response.headers.get("retry-after"), self.now())
+            after_s = retry_after_s(response, self.now())
             raise Transient("network", f"{host} answered {status}", after_s=after_s)
         if not own:  # a signed address that has expired, mostly: the registry gives a new one
             raise Transient("network", f"{host}, where {ref.pull_host} keeps its blobs, answered {status}")
@@ -237,18 +255,6 @@ def _first_byte(response: httpx.Response, blob: Descriptor) -> int:
     if unit.lower() != "bytes" or not start.isdecimal() or len(start) > len(str(blob.size)):
         raise Refused("invalid", f"{response.url.host} sent a part of {blob.digest} without saying which")
     return int(start)
-
-
-def _retry_after_s(value: str | None, now: float) -> float | None:
-    """Seconds to wait by a Retry-After header: a number, or a date (RFC 9110 section 10.2.3)."""
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        return parsedate_to_datetime(value).timestamp() - now
-    except (ValueError, OverflowError):
-        return None
 
 
 def _missing(ref: Reference, path: str) -> str:

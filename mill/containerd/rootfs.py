@@ -1,4 +1,6 @@
-"""A look into a container's root filesystem before it starts: its accounts, for USER. Linux mounts by libc, no process.
+"""A look into a container's root filesystem before it starts: its accounts, for USER, and the folders of its VOLUMEs.
+
+Linux mounts by libc, no process.
 
 The snapshot's mounts are mounted for a moment on a folder of the task's; paths inside are opened with openat2(2) and
 RESOLVE_IN_ROOT, since an image's symlinks must not lead onto the host. Runs in a thread; `runtime` calls it once an image.
@@ -8,9 +10,11 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+import attrs
 
 from mill.containerd.proto import types_pb2
 from mill.containerd.users import Accounts
@@ -26,6 +30,8 @@ _FILE_BYTES = 1024 * 1024
 _OPTIONS_BYTES = 4096
 _LOWER = "lowerdir="
 _TRIES = 100
+_KEPT = 256
+"""Images whose looks are remembered; each is a few kB."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -34,15 +40,36 @@ class _OpenHow(ctypes.Structure):
     _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
 
 
-def read_accounts(mounts: Sequence[types_pb2.Mount], folder: Path) -> Accounts:
-    """The passwd and group files that a container on *mounts* would see. Blocks; leaves nothing mounted."""
+@attrs.frozen
+class Seen:
+    """`folders` by the names that were asked for: the path that each leads to within the image, None where nothing is."""
+
+    accounts: Accounts
+    folders: Mapping[str, str | None] = attrs.field(factory=dict)
+
+
+@attrs.define
+class Looks:
+    """What was seen, by an image's chain id and the folders asked for; of the latest `_KEPT` only."""
+
+    seen: dict[tuple[str, tuple[str, ...]], Seen] = attrs.field(factory=dict)
+
+    def keep(self, key: tuple[str, tuple[str, ...]], seen: Seen) -> None:
+        if len(self.seen) >= _KEPT:
+            self.seen.pop(next(iter(self.seen)))
+        self.seen[key] = seen
+
+
+def look(mounts: Sequence[types_pb2.Mount], folder: Path, names: Sequence[str] = ()) -> Seen:
+    """What a container on *mounts* would see: passwd, group, and the folders *names*. Blocks; leaves nothing mounted."""
     folder.mkdir(parents=True, exist_ok=True)
     mounted = 0
     try:
         for mount in mounts:
             _mount(mount, folder)
             mounted += 1
-        return Accounts(_text(folder, "etc/passwd"), _text(folder, "etc/group"))
+        accounts = Accounts(_text(folder, "etc/passwd"), _text(folder, "etc/group"))
+        return Seen(accounts, dict(_folders(folder, names)))
     except OSError as error:
         raise StartError("runtime", f"cannot look into the image's files: {error.strerror}") from None
     finally:
@@ -97,23 +124,41 @@ def _shortened(options: list[str]) -> Iterator[list[str]]:
 
 def _text(root: Path, name: str) -> str:
     """The file's beginning; empty where there is none, or something else: opening a device can have effects."""
-    base = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        found = _open_in_root(base, name)
-    finally:
-        os.close(base)
-    if found is None:
-        return ""
-    try:
-        if not stat.S_ISREG(os.fstat(found).st_mode):
+    with _opened(root, name) as found:
+        if found is None or not stat.S_ISREG(os.fstat(found).st_mode):
             return ""
         with Path(f"/proc/self/fd/{found}").open("rb") as file:
             return file.read(_FILE_BYTES).decode("utf-8", "replace")
+
+
+def _folders(root: Path, names: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Each of *names* that is a folder, with its path free of symlinks, or that is nothing."""
+    top = root.resolve()
+    for name in names:
+        with _opened(root, name) as found:
+            if found is None:
+                yield name, None
+            elif stat.S_ISDIR(os.fstat(found).st_mode):
+                real = Path(f"/proc/self/fd/{found}").readlink()
+                yield name, str("/" / real.relative_to(top))
+
+
+@contextmanager
+def _opened(root: Path, name: str) -> Iterator[int | None]:
+    """A descriptor that only names what is at *name* within *root*; None where nothing is."""
+    base = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found = open_in_root(base, name)
     finally:
-        os.close(found)
+        os.close(base)
+    try:
+        yield found
+    finally:
+        if found is not None:
+            os.close(found)
 
 
-def _open_in_root(base: int, name: str) -> int | None:
+def open_in_root(base: int, name: str) -> int | None:
     """A descriptor that only names what is at *name* within *base*."""
     how = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT)
     for _ in range(_TRIES):

@@ -7,7 +7,6 @@ the lifecycle; the daemon makes it.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -22,22 +21,23 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 
 from mill.checks import parse_signal
 from mill.config import SAMPLE_INTERVAL_S
-from mill.containerd import rpcs, users
+from mill.containerd import rpcs, shims, users, volumes
 from mill.containerd.cgroups import Cgroups
-from mill.containerd.container import TaskContainer, delete_task, patiently, process_of, unix_time
+from mill.containerd.container import TaskContainer, delete_task, patiently, process_of, started_at
 from mill.containerd.failures import start_error
 from mill.containerd.faults import RpcAlreadyExists, RpcError, RpcNotFound, RpcTimeout, RpcUnavailable
-from mill.containerd.host import resolve_mounts, with_files, write_files
+from mill.containerd.host import make_folders, resolve_mounts, with_files, write_files
 from mill.containerd.images import Images, LocalImage
 from mill.containerd.proto import containers_pb2, runc_pb2, snapshots_pb2, task_pb2, tasks_pb2, types_pb2
-from mill.containerd.rootfs import read_accounts, unmount
+from mill.containerd.rootfs import Looks, look, unmount
 from mill.containerd.running import Running
 from mill.containerd.session import Session
 from mill.containerd.spec import CPU_PERIOD_US, Host, build, cpu_quota_us, environment
 from mill.containerd.together import finishing, together
 from mill.convert import to_json
 from mill.errors import Interrupted
-from mill.model import Network, PullProgress, Spec, Stats, Task, Time, Usage
+from mill.model import Network, PullProgress, Spec, Stats, Status, Task, Time, Usage
+from mill.tasks.marks import Marks
 from mill.tasks.ports import Clock, OpenPipes
 
 SPEC_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
@@ -46,13 +46,13 @@ RUNC_SHIM = "io.containerd.runc.v2"
 SIGTERM = 15
 SHIM_SOCKETS = Path("/run/containerd/s")
 """Where containerd's shims listen; the name is a hash of containerd's socket, the namespace and the id."""
+STARTED_NAME = "started"
+"""Among a task's files: from here on its PID 1 may have run."""
 _PREFIX = "/mill"
 CREATE_PATIENCE_S = 1.0
 """For a creation that nobody wants any more; it takes 0.05 s, and containerd takes 2 s to undo half of one."""
 FRESH_S = 1.0
 """How long an image that was seen counts as present, while this node's store does not change."""
-_ACCOUNTS_KEPT = 256
-"""Images whose accounts are remembered; each is a few kB."""
 
 log = structlog.get_logger()
 
@@ -73,7 +73,7 @@ class Runtime:
     allow_mounts: tuple[str, ...]
     _host: Host
     _running: Running
-    _accounts: dict[str, users.Accounts] = attrs.field(factory=dict)
+    _looks: Looks = attrs.field(factory=Looks)
     _found: dict[str, tuple[float, LocalImage]] = attrs.field(factory=dict)
     _found_changes: int = 0
     _deleted: set[str] = attrs.field(factory=set)
@@ -93,15 +93,18 @@ class Runtime:
                 self._found[spec.image] = (now, image)
         return image
 
-    async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None]) -> LocalImage:
+    async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None], marks: Marks) -> LocalImage:
         """The image; one that is there already is found without the network unless the policy says otherwise."""
-        return await self.images.ensure(spec.image, spec.pull, on_progress=on_progress)
+        image = await self.images.ensure(spec.image, spec.pull, on_progress=on_progress)
+        marks.fetched, marks.unpack_began = image.fetched, image.unpack_began
+        return image
 
-    async def start(self, task: Task, image: Any, open_pipes: OpenPipes) -> TaskContainer:
+    async def start(self, task: Task, image: Any, open_pipes: OpenPipes, marks: Marks) -> TaskContainer:
         """A started container. Tried again when containerd goes away half-way, as long as PID 1 was not started."""
         self.images.use(image.ref)
         while True:
-            container = await self._create(task, image, open_pipes)
+            container = await self._create(task, image, open_pipes, marks)
+            await trio.to_thread.run_sync(_touch, self._folder(task.record.id) / STARTED_NAME)
             started = self.clock.now()  # not after the call: a task may have ended by then
             try:
                 await self.session.call(rpcs.TASKS_START, tasks_pb2.StartRequest(container_id=task.record.id))
@@ -112,16 +115,17 @@ class Runtime:
             except RpcError as fault:
                 raise start_error(fault) from None
             else:
+                marks.launched = self.clock.now()
                 return container(started)
 
     async def _create(
-        self, task: Task, image: LocalImage, open_pipes: OpenPipes
+        self, task: Task, image: LocalImage, open_pipes: OpenPipes, marks: Marks
     ) -> Callable[[Time], TaskContainer]:
         """A created container, made anew as often as containerd goes away meanwhile: nothing of the user's has run."""
         while True:
             try:
                 return await finishing(
-                    partial(self._try_create, task, image, open_pipes), within_s=CREATE_PATIENCE_S
+                    partial(self._try_create, task, image, open_pipes, marks), within_s=CREATE_PATIENCE_S
                 )
             except (RpcUnavailable, RpcTimeout):
                 await self.clean_up(task.record.id)
@@ -129,7 +133,7 @@ class Runtime:
                 raise start_error(fault) from None
 
     async def _try_create(
-        self, task: Task, image: LocalImage, open_pipes: OpenPipes
+        self, task: Task, image: LocalImage, open_pipes: OpenPipes, marks: Marks
     ) -> Callable[[Time], TaskContainer]:
         """What does not need each other is done at once: it is a fifth of what a start takes besides the runtime's work."""
         task_id, spec = task.record.id, task.record.spec
@@ -142,11 +146,11 @@ class Runtime:
         )
         record = partial(self._create_record, task, spec, image, stop_signal)
         first: list[Callable[[], Awaitable[Any]]] = [
-            partial(self._snapshot, task_id, image, folder),
+            partial(self._snapshot, task_id, image, folder, marks),
             open_pipes,
             partial(trio.to_thread.run_sync, write_files, folder, task_id, spec, self.ip),
         ]
-        if image.chain_id in self._accounts:
+        if _look_of(image) in self._looks.seen:
             mounts, pipes, *_ = await together(*first, record)
         else:
             mounts, pipes, _ = await together(*first)
@@ -157,13 +161,15 @@ class Runtime:
                 container_id=task_id, rootfs=mounts, stdout=str(pipes.stdout), stderr=str(pipes.stderr)
             ),
         )
+        marks.container_made = self.clock.now()
         await self._limit_cpu(task_id, cpu_quota_us(spec.cpu))
+        await pipes.wait_held()
         return lambda started: self._container(task_id, started, stop_signal, spec, created.pid)
 
-    def _config(self, task: Task, spec: Spec, image: LocalImage) -> dict[str, Any]:
-        """The container's config.json; the accounts of its image are known. *spec* is the record's, mounts resolved."""
-        task_id = task.record.id
-        user = users.resolve(spec.user or image.config.user, self._accounts[image.chain_id])
+    async def _config(self, task: Task, spec: Spec, image: LocalImage) -> dict[str, Any]:
+        """The container's config.json; its image was looked into. *spec* is the record's, mounts resolved."""
+        task_id, seen = task.record.id, self._looks.seen[_look_of(image)]
+        user = users.resolve(spec.user or image.config.user, seen.accounts)
         own = {
             "PORT": str(spec.port),
             "MILL_TASK_ID": task_id,
@@ -172,16 +178,19 @@ class Runtime:
         }
         env = environment(task_id, image.config, user, own, task.owned.env)
         host = with_files(self._host, self._folder(task_id), self._cgroup(task_id))
-        return build(task_id, spec, image.config, user, env, host)
+        binds = volumes.binds(seen.folders, spec, str(self._folder(task_id)))
+        if binds:
+            await trio.to_thread.run_sync(make_folders, binds, user)
+        return build(task_id, spec, image.config, user, env, attrs.evolve(host, volumes=binds))
 
-    async def _snapshot(self, task_id: str, image: LocalImage, folder: Path) -> list[types_pb2.Mount]:
-        """The mounts of a writable layer over the image, whose accounts are learnt when they are new."""
+    async def _snapshot(
+        self, task_id: str, image: LocalImage, folder: Path, marks: Marks
+    ) -> list[types_pb2.Mount]:
+        """The mounts of a writable layer over the image, which is looked into when it is new."""
         mounts = await self._prepare(task_id, image.chain_id)
-        if image.chain_id not in self._accounts:
-            accounts = await trio.to_thread.run_sync(read_accounts, mounts, folder / "rootfs")
-            if len(self._accounts) >= _ACCOUNTS_KEPT:
-                self._accounts.pop(next(iter(self._accounts)))
-            self._accounts[image.chain_id] = accounts
+        marks.snapshot_made = self.clock.now()
+        if (key := _look_of(image)) not in self._looks.seen:
+            self._looks.keep(key, await trio.to_thread.run_sync(look, mounts, folder / "rootfs", key[1]))
         return mounts
 
     async def _limit_cpu(self, task_id: str, quota_us: int) -> None:
@@ -211,6 +220,7 @@ class Runtime:
 
     async def _create_record(self, task: Task, spec: Spec, image: LocalImage, stop_signal: int) -> None:
         """The container's record in containerd; it carries ours, so that the records can be rebuilt without SQLite."""
+        config = json.dumps(await self._config(task, spec, image)).encode()
         kept = json.dumps({"record": to_json(task.record), "owned": to_json(task.owned)}).encode()
         container = containers_pb2.Container(
             id=task.record.id,
@@ -221,7 +231,7 @@ class Runtime:
             },
             image=image.ref,
             runtime=self._shim(),
-            spec=AnyMessage(type_url=SPEC_TYPE, value=json.dumps(self._config(task, spec, image)).encode()),
+            spec=AnyMessage(type_url=SPEC_TYPE, value=config),
             snapshotter=self.session.features.snapshotter,
             snapshot_key=task.record.id,
             extensions={"mill.task": AnyMessage(type_url="mill.task", value=kept)},
@@ -263,10 +273,13 @@ class Runtime:
                 ),
             )
         except RpcNotFound:
-            await self.clean_up(task_id)
+            await self._undo(task_id)
             return None
         if process is None:
-            await self.clean_up(task_id)
+            began = await self._may_have_begun(task)
+            await self._undo(task_id)
+            if not began:
+                return None
             raise Interrupted(
                 "its container has no process any more: the host was rebooted or the runtime lost it"
             )
@@ -275,19 +288,24 @@ class Runtime:
             return None
         stop_signal = _stop_signal(record.container.labels.get("mill.stop-signal", ""))
         ended = process.status == task_pb2.STOPPED
-        started = task.record.times.started or self._started_at(process, ended=ended)
+        started = task.record.times.started or started_at(process, self.clock, ended=ended)
         return self._container(task_id, started, stop_signal, task.record.spec, 0 if ended else process.pid)
 
-    def _started_at(self, process: task_pb2.Process, *, ended: bool) -> Time:
-        """When a process started that nobody saw start: the kernel knows while it lives."""
-        if ended:
-            return unix_time(process.exited_at)
-        try:
-            fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        except OSError:
-            return self.clock.now()
-        ran_s = self.clock.boottime() - int(fields[19]) / os.sysconf("SC_CLK_TCK")  # proc(5): starttime
-        return Time(self.clock.now() - max(0.0, ran_s))
+    async def _undo(self, task_id: str) -> None:
+        """Nothing is left of a start that an earlier milld did not live to finish, nor is containerd at it any more."""
+        await shims.wait_none(self.session.socket, self.session.namespace, task_id)
+        await self.clean_up(task_id)
+
+    async def _may_have_begun(self, task: Task) -> bool:
+        """Whether PID 1 may have been started, of a task that containerd has no process of: only in doubt it has.
+
+        Our mark is set before the call to start, and survives milld; after a reboot nobody knows what came to the disk.
+        """
+        spawned = task.owned.pull_deadline
+        same_boot = spawned is not None and spawned.boot_id == self.clock.boot_id
+        if task.record.status is not Status.STARTING or not same_boot:
+            return True
+        return await trio.to_thread.run_sync((self._folder(task.record.id) / STARTED_NAME).exists)
 
     def _has_deleted(self, task_id: str) -> None:
         self._running.forget(task_id)
@@ -381,6 +399,14 @@ class Runtime:
 
 CONNECT_PATIENCE_S = 3.0
 """How long a spawn waits for a containerd that is being restarted before it answers 503."""
+
+
+def _touch(path: Path) -> None:
+    path.touch()
+
+
+def _look_of(image: LocalImage) -> tuple[str, tuple[str, ...]]:
+    return image.chain_id, volumes.names(image.config.volumes)
 
 
 def _stop_signal(text: str) -> int:

@@ -8,7 +8,7 @@ A connection is watched by an event stream that no event reaches: it ends when t
 event thread alive, which would otherwise be started anew for every call.
 """
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
@@ -38,7 +38,14 @@ _MATCHES_NO_EVENT = 'topic=="/mill/none"'
 _TASK_SERVICE = "io.containerd.grpc.v1.tasks"
 _SNAPSHOTTER_TYPE = "io.containerd.snapshotter.v1."
 
+OnCall = Callable[[str, float, str], None]
+"""Told of every unary call that has ended: its path, the seconds it took, and the name of its status code."""
+
 log = structlog.get_logger()
+
+
+def tell_nobody(path: str, seconds: float, code: str) -> None:
+    """For a session whose calls nobody counts."""
 
 
 @attrs.frozen
@@ -59,6 +66,11 @@ class Features:
         return _SNAPSHOTTER_TYPE + "overlayfs" in self.plugins
 
     @property
+    def runs_tasks(self) -> bool:
+        """Whether its task service is on and has not failed."""
+        return _TASK_SERVICE in self.plugins
+
+    @property
     def snapshotter(self) -> str:
         """The snapshotter to use: ``native`` copies, but works on any filesystem."""
         return "overlayfs" if self.overlayfs else "native"
@@ -71,6 +83,7 @@ class Session:
     socket: str
     namespace: str
     _channel: Any
+    _on_call: OnCall = tell_nobody
     features: Features = Features(version="", plugins=frozenset())
     _up: trio.Event = attrs.field(factory=trio.Event)
     _callables: dict[str, Any] = attrs.field(factory=dict)
@@ -104,11 +117,13 @@ class Session:
         wait_for_ready: bool = False,
     ) -> Res:
         await trio.lowlevel.checkpoint_if_cancelled()
+        began = trio.current_time()
         future = self._callable(rpc).future(
             request, timeout=timeout_s, metadata=self._metadata(lease), wait_for_ready=wait_for_ready
         )
         await completed(future)
         code, text = outcome_of(future)
+        self._on_call(rpc.path, trio.current_time() - began, code)
         if code == "OK":
             response: Res = future.result()
             return response
@@ -166,19 +181,24 @@ class Session:
 
     async def greet(self, *, timeout_s: float) -> None:
         """Learn who answers and have the namespace; from then on the session counts as connected."""
-        version = await self._call(rpcs.VERSION, Empty(), timeout_s=timeout_s, wait_for_ready=True)
+        features = await self.learn(timeout_s=timeout_s)
         request = namespaces_pb2.CreateNamespaceRequest(
             namespace=namespaces_pb2.Namespace(name=self.namespace)
         )
         with suppress(RpcAlreadyExists):
             await self._call(rpcs.NAMESPACES_CREATE, request, timeout_s=timeout_s)
+        self.features = features
+        self._up.set()
+
+    async def learn(self, *, timeout_s: float) -> Features:
+        """Who answers, and what works there. Changes nothing at either end."""
+        version = await self._call(rpcs.VERSION, Empty(), timeout_s=timeout_s, wait_for_ready=True)
         listed = await self._call(
             rpcs.INTROSPECTION_PLUGINS, introspection_pb2.PluginsRequest(), timeout_s=timeout_s
         )
         working = frozenset(f"{p.type}.{p.id}" for p in listed.plugins if not p.HasField("init_err"))
         roots = {f"{p.type}.{p.id}": p.exports["root"] for p in listed.plugins if "root" in p.exports}
-        self.features = Features(version=version.version, plugins=working, roots=roots)
-        self._up.set()
+        return Features(version=version.version, plugins=working, roots=roots)
 
     def close(self) -> None:
         """End every call and refuse further ones."""
@@ -211,9 +231,9 @@ class Session:
 
 
 @contextmanager
-def opened(socket: str, namespace: str) -> Iterator[Session]:
+def opened(socket: str, namespace: str, on_call: OnCall = tell_nobody) -> Iterator[Session]:
     """A session that nobody keeps and that has greeted nobody: good for calls, never `connected`."""
-    session = Session(socket=socket, namespace=namespace, channel=open_channel(socket))
+    session = Session(socket=socket, namespace=namespace, channel=open_channel(socket), on_call=on_call)
     try:
         yield session
     finally:
@@ -237,18 +257,19 @@ async def serve(
     socket: str,
     *,
     namespace: str = NAMESPACE,
+    on_call: OnCall = tell_nobody,
     task_status: trio.TaskStatus[Session] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Keep a session with the containerd at *socket*. SetupError when there is none at the start; afterwards it waits."""
     check_listens(socket)
-    with opened(socket, namespace) as session:
+    with opened(socket, namespace, on_call) as session:
         try:
             await session.greet(timeout_s=FIRST_ANSWER_TIMEOUT_S)
         except RpcError as fault:
             raise SetupError(
                 f"{socket}: what listens there is not containerd, or hangs ({fault.message})"
             ) from fault
-        if _TASK_SERVICE not in session.features.plugins:
+        if not session.features.runs_tasks:
             raise SetupError(
                 f"{socket}: this containerd runs no tasks: its plugin {_TASK_SERVICE} is off or has failed"
             )

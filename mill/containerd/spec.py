@@ -21,6 +21,8 @@ OPEN_FILES_HARD_MOST = 524_288
 """What systemd grants services; a task gets it unless milld itself has less."""
 OPEN_FILES_SOFT = 1024
 """What select(2) can take and what programs expect; they may raise it to the hard limit."""
+UMASK = 0o022
+"""Whatever milld's, and thereby containerd's, is."""
 CPU_PERIOD_US = 100_000
 LEAST_QUOTA_US = 1000
 SHARES_PER_CORE = 1024
@@ -38,6 +40,8 @@ _MASKED = (
     "/proc/sched_debug /proc/scsi /sys/firmware /sys/devices/virtual/powercap"
 ).split()
 _READ_ONLY = "/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger".split()
+_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+"""In a network of its own every user may listen on port 80 and ping, as with Docker since 20.10."""
 _DEVICES = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, None))
 
 
@@ -53,12 +57,13 @@ class User:
 
 @attrs.frozen
 class Host:
-    """What the node brings to a container."""
+    """What the node brings to a container; `volumes` as pairs of source and target."""
 
     cgroup_path: str
     hosts_file: str
     resolv_file: str
     hostname_file: str
+    volumes: tuple[tuple[str, str], ...] = ()
     seccomp: Mapping[str, Any] | None = None
     init: str | None = None
     swap_limit: bool = True
@@ -83,11 +88,19 @@ def build(
         "hostname": task_id,
         "process": {
             "terminal": False,
-            "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)},
+            "user": {
+                "uid": user.uid,
+                "gid": user.gid,
+                "additionalGids": [
+                    user.gid,
+                    *user.groups,
+                ],  # its own too, or a setgid program sheds it: CVE-2022-36109
+                "umask": UMASK,
+            },
             "args": list(args),
             "env": list(env),
-            "cwd": spec.workdir or image.workdir or "/",
-            "capabilities": {kind: list(CAPABILITIES) for kind in ("bounding", "effective", "permitted")},
+            "cwd": _working_directory(spec, image),
+            "capabilities": {kind: list(CAPABILITIES) for kind in _capability_sets(user)},
             "noNewPrivileges": True,
             "oomScoreAdj": host.oom_score_adj,
             "rlimits": [
@@ -99,14 +112,18 @@ def build(
             ],
         },
         "root": {"path": "rootfs", "readonly": spec.read_only},
-        "mounts": [*_mounts(), *_files(host, spec), *map(_mount, spec.mounts)],
+        "mounts": [*_mounts(), *_volumes(host), *_files(host, spec), *map(_mount, spec.mounts)],
         "linux": _linux(spec, host),
     }
 
 
 def arguments(spec: Spec, image: ImageConfig) -> tuple[str, ...]:
-    """ENTRYPOINT and CMD as Docker merges them: `command` replaces both, `args` replace CMD."""
-    entry = image.entrypoint if spec.command is None else spec.command
+    """ENTRYPOINT and CMD as Docker merges them: `command` replaces both, `args` replace CMD.
+
+    ``ENTRYPOINT [""]`` is how a Dockerfile takes back the one it inherits.
+    """
+    inherited = () if image.entrypoint == ("",) else image.entrypoint
+    entry = inherited if spec.command is None else spec.command
     rest = spec.args if spec.args is not None else (image.cmd if spec.command is None else ())
     if not (entry or rest):
         raise StartError(
@@ -118,11 +135,14 @@ def arguments(spec: Spec, image: ImageConfig) -> tuple[str, ...]:
 def environment(
     task_id: str, image: ImageConfig, user: User, own: Mapping[str, str], asked: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Defaults, then the image's, then Mill's own, then what was asked for; the last one of a name wins."""
+    """Defaults, then the image's, then Mill's own, then what was asked for; the last one of a name wins.
+
+    An entry of the image without ``=`` sets nothing, as with containerd and podman.
+    """
     merged = {"PATH": DEFAULT_PATH, "HOSTNAME": task_id, "HOME": user.home}
     for entry in image.env:
-        name, _, value = entry.partition("=")
-        if name:
+        name, equals, value = entry.partition("=")
+        if name and equals:
             merged[name] = value
     merged.update(own)
     merged.update(asked)
@@ -138,6 +158,21 @@ def cpu_quota_us(cpu: float) -> int:
     return max(LEAST_QUOTA_US, round(cpu * CPU_PERIOD_US))
 
 
+def _working_directory(spec: Spec, image: ImageConfig) -> str:
+    """Made by the runtime, for root, where the image has none: as with Docker."""
+    cwd = spec.workdir or image.workdir or "/"
+    if not cwd.startswith("/"):
+        raise StartError(
+            "runtime", f"the image's working directory {cwd!r} is not absolute: give one with --workdir"
+        )
+    return cwd
+
+
+def _capability_sets(user: User) -> tuple[str, ...]:
+    """Another than root has none, which execve(2) would leave it anyway: held until then, they open every program to it."""
+    return ("bounding", "effective", "permitted") if user.uid == 0 else ("bounding",)
+
+
 def _linux(spec: Spec, host: Host) -> dict[str, Any]:
     namespaces = ["pid", "ipc", "uts", "mount"]
     if spec.network is Network.NONE:
@@ -151,6 +186,8 @@ def _linux(spec: Spec, host: Host) -> dict[str, Any]:
         "readonlyPaths": list(_READ_ONLY),
         "resources": _resources(spec, host),
     }
+    if spec.network is not Network.HOST:
+        linux["sysctl"] = dict(_SYSCTLS)
     if host.seccomp is not None:
         linux["seccomp"] = host.seccomp
     return linux
@@ -205,6 +242,10 @@ def _mounts() -> list[dict[str, Any]]:
             "options": [*nosuid, "relatime", "ro"],
         },
     ]
+
+
+def _volumes(host: Host) -> list[dict[str, Any]]:
+    return [_bind(source, target, "rw") for source, target in host.volumes]
 
 
 def _files(host: Host, spec: Spec) -> list[dict[str, Any]]:

@@ -11,8 +11,8 @@ T = TypeVar("T")
 
 
 async def together(*calls: Callable[[], Awaitable[Any]]) -> list[Any]:
-    """The results in the order of *calls*. When some fail, the first failure is raised once all have come to an end:
-    a call that containerd is still working on must not outlive the cleaning up.
+    """The results in the order of *calls*; the first is begun first. When some fail, the first failure is raised once all
+    have come to an end: a call that containerd is still working on must not outlive the cleaning up.
     """
     results: list[Any] = [None] * len(calls)
     failures: list[Exception] = []
@@ -24,8 +24,9 @@ async def together(*calls: Callable[[], Awaitable[Any]]) -> list[Any]:
             failures.append(error)
 
     async with trio.open_nursery() as nursery:
-        for index, call in enumerate(calls):
+        for index, call in enumerate(calls[1:], 1):
             nursery.start_soon(run, index, call)
+        await run(0, calls[0])
     if failures:
         raise failures[0]
     return results

@@ -6,7 +6,9 @@ redirect leaves the origin (RFC 9110 section 11.6.2). Called by `authorization` 
 
 import ssl
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import attrs
 import httpx
@@ -19,6 +21,9 @@ STALL_S = 30.0  # no byte for so long: the connection counts as dead
 _REDIRECTS = 5  # hops of one request; blob stores need one or two
 _REDIRECT_CODES = frozenset({301, 302, 303, 307, 308})
 _CONNECTIONS = 64  # of one client; above what parallel pulls open
+_UNKNOWN_ISSUER = frozenset(
+    {18, 19, 20, 21}
+)  # OpenSSL's codes (X509_V_ERR_...) for a chain that ends nowhere known
 
 
 class Transient(Exception):
@@ -42,10 +47,18 @@ class Refused(Exception):
 
 @attrs.frozen
 class Transport:
-    """Two clients: `outer` heeds the environment's proxies; `local` is for loopback, where no proxy has a say."""
+    """Two clients: `outer` heeds the environment's proxies; `local` is for loopback, where no proxy has a say.
+
+    `special` is by registry: transports that trust a certificate authority of its own, too.
+    """
 
     outer: httpx.AsyncClient
     local: httpx.AsyncClient
+    special: Mapping[str, "Transport"] = attrs.field(factory=dict)
+
+    def trusting(self, registry: str) -> "Transport":
+        """What to ask *registry* by, and whomever it sends us to: its token service, its blob store."""
+        return self.special.get(registry, self)
 
     @asynccontextmanager
     async def open(
@@ -95,20 +108,48 @@ class Transport:
 
 
 @asynccontextmanager
-async def open_transport(*, stall_s: float = STALL_S) -> AsyncGenerator[Transport, None]:
-    """Both clients, closed at the end. Certificates are those that the system trusts (``SSL_CERT_FILE`` overrides)."""
-    context = await trio.to_thread.run_sync(ssl.create_default_context)
+async def open_transport(
+    *, authorities: Mapping[str, str] | None = None, stall_s: float = STALL_S
+) -> AsyncGenerator[Transport, None]:
+    """All clients, closed at the end. Certificates are those that the system trusts (``SSL_CERT_FILE`` overrides).
+
+    *authorities* are PEM files by registry, for whose sake they are trusted beside the system's.
+    """
     timeout = httpx.Timeout(stall_s, connect=min(stall_s, CONNECT_TIMEOUT_S), pool=None)
     limits = httpx.Limits(max_connections=_CONNECTIONS)
     headers = {"User-Agent": "mill", "Accept-Encoding": "identity"}
+    # A cookie goes to every port of its host, so to registries that never set it; no puller needs one.
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
 
-    def client(*, trust_env: bool) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            headers=headers, verify=context, timeout=timeout, limits=limits, trust_env=trust_env
-        )
+    async with AsyncExitStack() as clients:
 
-    async with client(trust_env=True) as outer, client(trust_env=False) as local:
-        yield Transport(outer, local)
+        async def client(context: ssl.SSLContext, *, trust_env: bool) -> httpx.AsyncClient:
+            made = httpx.AsyncClient(
+                headers=headers,
+                verify=context,
+                timeout=timeout,
+                limits=limits,
+                trust_env=trust_env,
+                cookies=no_cookies,
+            )
+            return await clients.enter_async_context(made)
+
+        async def transport(ca: str | None, special: Mapping[str, Transport]) -> Transport:
+            context = await trio.to_thread.run_sync(_context, ca)
+            outer, local = await client(context, trust_env=True), await client(context, trust_env=False)
+            return Transport(outer, local, special)
+
+        special = {host: await transport(ca, {}) for host, ca in (authorities or {}).items()}
+        yield await transport(None, special)
+
+
+def _context(ca: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if ca is not None:
+        context.load_verify_locations(ca)
+        # From 3.13 on Python wants extensions that many private authorities leave out, and other clients do without.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
 
 
 def origin(url: httpx.URL) -> tuple[str, str, int | None]:
@@ -129,12 +170,30 @@ async def read_bounded(response: httpx.Response, limit_bytes: int) -> bytes:
     return bytes(body)
 
 
+def retry_after_s(response: httpx.Response, now: float) -> float | None:
+    """Seconds to wait by the Retry-After header: a number, or a date (RFC 9110 section 10.2.3)."""
+    value = response.headers.get("retry-after", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        return parsedate_to_datetime(value).timestamp() - now
+    except (ValueError, OverflowError):
+        return None
+
+
 def _translated(error: httpx.HTTPError) -> Transient | Refused:
     host = error.request.url.host if getattr(error, "_request", None) else "the registry"
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return Refused("network", f"the certificate of {host} is not trusted ({cause.verify_message})")
+            advice = (
+                ": set ca for its registry in milld's configuration"
+                if cause.verify_code in _UNKNOWN_ISSUER
+                else ""
+            )
+            return Refused(
+                "network", f"the certificate of {host} is not trusted ({cause.verify_message}){advice}"
+            )
         if isinstance(cause, ssl.SSLError) and cause.reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST"}:
             return Refused("network", f"{host} does not speak TLS: set plain_http for it if that is meant")
         cause = cause.__cause__ or cause.__context__

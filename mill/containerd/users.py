@@ -1,6 +1,7 @@
 """USER of an image or a spec, looked up in the image's own passwd and group files, as Docker and runc do. Pure.
 
-``name``, ``uid``, ``name:group``, ``uid:gid`` and their mixtures. A number need not be in the files; a name must.
+``name``, ``uid``, ``name:group``, ``uid:gid`` and their mixtures. A number is an id, never a name, and need not be in the
+files; a name must.
 `runtime` reads the files once per image and calls `resolve` at each start.
 """
 
@@ -39,10 +40,10 @@ def resolve(user: str, accounts: Accounts) -> User:
 def _passwd_entry(who: str, passwd: str) -> tuple[str, int, int, str] | None:
     number = _id(who) if _is_number(who) else None
     for fields in _rows(passwd, 6):  # passwd(5), the shell may be missing
-        if who == fields[0] or number == _id_or_none(fields[2]) is not None:
-            uid, gid = _id_or_none(fields[2]), _id_or_none(fields[3])
-            if uid is not None and gid is not None:
-                return fields[0], uid, gid, fields[5] or "/"
+        uid, gid = _id_or_none(fields[2]), _id_or_none(fields[3])
+        found = (who == fields[0]) if number is None else (number == uid)
+        if found and uid is not None and gid is not None:
+            return fields[0], uid, gid, fields[5] or "/"
     return None
 
 
@@ -56,7 +57,7 @@ def _groups(group: str) -> Iterator[tuple[str, int, list[str]]]:
 def _gid(wanted: str, group: str) -> int:
     number = _id(wanted) if _is_number(wanted) else None
     for name, gid, _ in _groups(group):
-        if wanted == name or number == gid:
+        if (wanted == name) if number is None else (number == gid):
             return gid
     if number is None:
         raise StartError("user", f"the image has no group {wanted!r}: its /etc/group does not name it")

@@ -22,36 +22,23 @@ from structlog.processors import ExceptionRenderer
 from structlog.tracebacks import ExceptionDictTransformer
 
 from mill import __version__
-from mill.config import OPTIONS, SHUTDOWN_S, Config, load
+from mill.config import SHUTDOWN_S, Config, load
 from mill.daemon import datadir
 from mill.daemon.node import Ready, serve_node
+from mill.daemon.options import setup_options
 from mill.errors import SetupError
 
 BAD_SETUP = 2
 SPARE_S = 0.7
 """Between the end of every polite deadline and the process' own: together below the 5 s that are promised."""
+SWITCH_INTERVAL_S = 0.001
+"""How long a thread may keep the interpreter while the loop waits for it. Python's 5 ms add up: two threads make 10."""
 
 log = structlog.get_logger()
 
 
-def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Every option of `config.OPTIONS` as a flag."""
-    for name, (_, text) in reversed(list(OPTIONS.items())):
-        command = click.option(f"--{name.replace('_', '-')}", name, help=f"{text}  [MILL_{name.upper()}]")(
-            command
-        )
-    return command
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@_options
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    envvar="MILL_CONFIG",
-    help="a TOML file with these options",
-)
+@setup_options
 @click.version_option(__version__, prog_name="milld")
 def milld(config_file: Path | None, **flags: str | None) -> None:
     """Run Mill's daemon on this node until SIGTERM. Containers are left running: the next milld goes on with them."""
@@ -84,11 +71,19 @@ async def _run(config: Config) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(_wait_signal, signals, stop)
             ready: Ready = await nursery.start(partial(_serve, config, stop.wait, nursery.cancel_scope))
-            gc.collect()
-            gc.freeze()  # what lives as long as milld need not be looked at again: a full collection takes 15 ms
+            settle()
             click.echo(f"milld ready: node={ready.node} api={ready.api} containerd={ready.containerd}")
             sys.stdout.flush()
-            _notify("READY=1")
+            _notify(
+                f"READY=1\nSTATUS=node {ready.node}, API at {ready.api}, containerd at {ready.containerd}"
+            )
+
+
+def settle() -> None:
+    """Once all that lives as long as milld is there: how the interpreter is to treat it from now on."""
+    gc.collect()
+    gc.freeze()  # need not be looked at again: a full collection takes 15 ms
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 async def _serve(
@@ -108,7 +103,7 @@ async def _wait_signal(signals: Any, stop: trio.Event, *, task_status: trio.Task
     async for number in signals:
         if not stop.is_set():
             log.info("stopping; tasks run on", signal=signal.Signals(number).name)
-            _notify("STOPPING=1")
+            _notify("STOPPING=1\nSTATUS=stopping; tasks run on")
             signal.signal(signal.SIGALRM, _give_up)
             signal.setitimer(signal.ITIMER_REAL, SHUTDOWN_S + SPARE_S)
         stop.set()

@@ -6,13 +6,13 @@ cancelled after all that need it.
 
 import os
 import platform
-import random
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from random import SystemRandom
 from socket import socket as Socket  # noqa: N812 -- a class
 from typing import Any
 
@@ -23,6 +23,7 @@ from mill import __version__
 from mill.api import app as api_app
 from mill.api import server as api_server
 from mill.api.core import Core
+from mill.api.server import Load
 from mill.config import STARTS_PER_CORE, Config
 from mill.containerd import embedded, images, runtime, session
 from mill.containerd import host as containerd_host
@@ -31,9 +32,12 @@ from mill.containerd.images import Images
 from mill.containerd.running import Running
 from mill.containerd.runtime import Runtime
 from mill.containerd.session import Session
-from mill.daemon import datadir, host
+from mill.daemon import datadir, host, meters
 from mill.daemon.clock import SystemClock
+from mill.daemon.meters import Meters
+from mill.daemon.metrics import Levels, Metrics
 from mill.daemon.templates import Templates
+from mill.logs import retention
 from mill.logs import store as log_store
 from mill.logs.store import Logs
 from mill.model import NodeStatus, Time
@@ -41,6 +45,7 @@ from mill.security.tokens import ADMIN, Tokens, hash_of, read_or_make
 from mill.store import Store
 from mill.store import serve as serve_store
 from mill.tasks import service as task_service
+from mill.tasks.events import Events
 from mill.tasks.lifecycle import World
 from mill.tasks.service import Identity, Tasks
 
@@ -79,7 +84,8 @@ async def serve_node(
 
         sock = layers.enter_context(api_server.bind(config.listen))
         socket = await _containerd_socket(config, layer)
-        containerd: Session = await layer(session.serve, socket)
+        counted: Meters = await layer(meters.serve)
+        containerd: Session = await layer(session.serve, socket, on_call=counted.on_call)
         store: Store = await layer(serve_store, config.data_dir / "mill.db")
         logs: Logs = await layer(log_store.serve, config.data_dir, clock.now)
         node_id = datadir.node_id(config.data_dir)
@@ -96,11 +102,18 @@ async def serve_node(
         me = Identity(node_id, engine.node_name, engine.ip, config.allow_mounts)
         world = World(engine, logs, clock, trio.CapacityLimiter(_starts_at_once()))
         capacity = host.capacity_of(config)
-        tasks: Tasks = await layer(task_service.serve, me, capacity, store, world, random.SystemRandom())
+        tasks: Tasks = await layer(
+            task_service.serve, me, capacity, store, world, SystemRandom(), on_commit=counted.on_commit
+        )
+        within = partial(
+            retention.serve, max_bytes=config.log_max_bytes, retention_s=config.log_retention_secs
+        )
+        await layer(within, logs, tasks)
         pulled.holds.ask_tasks(tasks.images)
         templates = await Templates.load(store, config.templates)
-        core = _core(config, tasks, logs, engine, templates, clock)
-        await layer(api_server.serve, api_app.make_app(core), sock)
+        metrics = Metrics(counted, _levels(tasks, engine, logs, load := Load()))
+        core = _core(config, tasks, logs, Events(store), engine, templates, clock, metrics)
+        await layer(api_server.serve, api_app.make_app(core), sock, load)
         address = _address(sock)
         datadir.publish_api(config.data_dir, address)
         task_status.started(Ready(engine.node_name, address, socket))
@@ -138,20 +151,43 @@ def _runtime(
 
 
 def _core(
-    config: Config, tasks: Tasks, logs: Logs, engine: Runtime, templates: Templates, clock: SystemClock
+    config: Config,
+    tasks: Tasks,
+    logs: Logs,
+    events: Events,
+    engine: Runtime,
+    templates: Templates,
+    clock: SystemClock,
+    metrics: Metrics,
 ) -> Core:
     """What the API is given of the node."""
     return Core(
         tasks=tasks,
         logs=logs,
+        events=events,
         images=engine.images,
         templates=templates,
         tokens=Tokens({ADMIN: hash_of(read_or_make(config.data_dir / datadir.TOKEN_NAME))}),
         status=partial(_status, tasks, engine, clock.now()),
         healthy=lambda: engine.session.connected,
+        metrics=metrics.page,
+        on_answer=metrics.meters.on_answer,
         now=clock.now,
         uploads=_uploads(config.data_dir),
         version=__version__,
+    )
+
+
+def _levels(tasks: Tasks, engine: Runtime, logs: Logs, load: Load) -> Levels:
+    """What is read anew for each scrape."""
+    return Levels(
+        node=engine.node_name,
+        tasks=tasks,
+        session=engine.session,
+        flights=engine.images.flights,
+        registry=engine.images.puller.registry,
+        logs=logs,
+        load=load,
     )
 
 

@@ -9,15 +9,19 @@ task not started yet) it would be "hung up" for ever: then it is watched edge-tr
 up means the end only for a stream that was asked to reach its end.
 """
 
+import fcntl
 import os
 import select
+import sys
+import termios
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
 
 import attrs
 
-from mill.logs.index import Stream
+from mill.logs.budget import Budget
+from mill.logs.index import ENTRY_BYTES, Stream
 from mill.logs.segments import SegmentWriter
 from mill.units import KIB, MIB
 
@@ -31,6 +35,8 @@ PACE_BYTES = 16 * KIB
 """What counts as little: a quarter of the smallest pipe, so that no pipe runs full meanwhile."""
 STALL_S = 1.0
 """Until a stream that could not be written (disk full) is tried again."""
+ROOM_S = 0.25
+"""The longest that a stream whose segment is full waits for the store to be back within its limit. Usual: 2 ms."""
 
 Clock = Callable[[], float]
 
@@ -54,6 +60,7 @@ class Source:
     index_due: float | None = None
     indexed_at: float = 0.0
     stalled_until: float | None = None
+    waits_for_room: bool = False
     parked: bool = False
     closed: bool = False
 
@@ -76,11 +83,19 @@ class Capture:
     """`add` and `reach` may be called from any thread; the rest belongs to the thread that is in `run`."""
 
     def __init__(
-        self, now: Clock, monotonic: Clock, on_fault: Callable[[Source, OSError | None], None]
+        self,
+        now: Clock,
+        monotonic: Clock,
+        on_fault: Callable[[Source, OSError | None], None],
+        budget: Budget,
+        on_over: Callable[[], None],
     ) -> None:
         self._now = now
         self._monotonic = monotonic
         self._on_fault = on_fault
+        self._budget = budget
+        self._on_over = on_over
+        self._over_told = False
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._bell, select.EPOLLIN)
@@ -101,6 +116,10 @@ class Capture:
     def reach(self, source: Source, goal: Goal, deadline: float, on_done: Callable[[], None]) -> None:
         """Have *source* read as far as *goal*, or until *deadline* (monotonic); at END it is closed. Then *on_done*."""
         self._tell(lambda: self._wish(_Wish(source, goal, deadline, on_done)))
+
+    def resume(self) -> None:
+        """The store was brought back within its limit, as far as that goes: streams that waited for it go on."""
+        self._tell(self._go_on)
 
     def stop(self) -> None:
         """End `run`: everything is indexed and closed; what the FIFOs still hold stays there."""
@@ -127,6 +146,13 @@ class Capture:
 
     def _wish(self, wish: _Wish) -> None:
         self._wishes.append(wish)
+
+    def _go_on(self) -> None:
+        self._over_told = (
+            self._budget.over_bytes > 0
+        )  # nothing more can go until a segment is full, or a task has ended
+        for source in [source for source in self._stalled if source.waits_for_room]:
+            self._let_go_on(source)
 
     def _stop(self) -> None:
         self._stopping = True
@@ -172,12 +198,16 @@ class Capture:
         """As `SegmentWriter.take`; a fault counts as empty, and the stream is left alone for a while."""
         if source.stalled_until is not None:
             return None
+        segments = source.writer.segments
         try:
             count = source.writer.take(source.fifo, ROUND_BYTES, self._now())
         except OSError as fault:
             self._stall(source, fault)
             return None
         if count:
+            self._budget.taken_bytes += count
+            self._budget.output_bytes += count
+            self._mind_room(source, begun=source.writer.segments > segments)
             if source.twin is not None and source.twin.writer.unindexed:
                 self._index(source.twin)
             self._index_soon(source)
@@ -200,13 +230,29 @@ class Capture:
         except OSError as fault:
             self._stall(source, fault)
             return
+        self._budget.taken_bytes += ENTRY_BYTES
         source.indexed_at = self._monotonic()
         source.on_news()
 
+    def _mind_room(self, source: Source, *, begun: bool) -> None:
+        """Over the limit the owner hears of it once; a stream that has *begun* a segment waits until the full one may go."""
+        if self._budget.over_bytes <= 0:
+            return
+        if begun or not self._over_told:
+            self._over_told = True
+            self._on_over()
+        if begun:
+            self._park(source, ROOM_S)
+            source.waits_for_room = True
+
     def _stall(self, source: Source, fault: OSError) -> None:
-        """Leave it alone for a while; its task waits at the full pipe, and the others go on."""
+        """It cannot be written."""
         self._on_fault(source, fault)
-        source.stalled_until = self._monotonic() + STALL_S
+        self._park(source, STALL_S)
+
+    def _park(self, source: Source, wait_s: float) -> None:
+        """Leave it alone for a while; its task waits at the full pipe, and the others go on."""
+        source.stalled_until = self._monotonic() + wait_s
         source.index_due = None
         self._due.discard(source)
         self._stalled.add(source)
@@ -217,15 +263,16 @@ class Capture:
         """Whatever is due."""
         now = self._monotonic()
         for source in [source for source in self._stalled if now >= (source.stalled_until or 0.0)]:
-            self._stalled.discard(source)
-            source.stalled_until = None
-            self._retry(source)
+            self._let_go_on(source)
         for source in [source for source in self._due if now >= (source.index_due or 0.0)]:
             self._index(source)
         if self._wishes:
             self._wishes = [wish for wish in self._wishes if not self._granted(wish, now)]
 
-    def _retry(self, source: Source) -> None:
+    def _let_go_on(self, source: Source) -> None:
+        self._stalled.discard(source)
+        source.stalled_until = None
+        source.waits_for_room = False
         self._take(source)
         if source.stalled_until is None:
             self._index(source)
@@ -246,6 +293,7 @@ class Capture:
                 return False
             if wish.goal is Goal.END:
                 self._take_rest(source, count)
+                self._budget.lost_bytes += _held_by(source.fifo)
                 self._finish(source)
             elif source.writer.unindexed:
                 self._index(source)
@@ -282,3 +330,9 @@ class Capture:
             wish.on_done()
         self._epoll.close()
         os.close(self._bell)
+
+
+def _held_by(fifo: int) -> int:
+    """Bytes that are in the pipe."""
+    answer = fcntl.ioctl(fifo, termios.FIONREAD, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)

@@ -41,7 +41,7 @@ def bases_in(directory: Path, stream: Stream) -> list[int]:
 
 
 class SegmentWriter:
-    """The end of one stream on disk. `end` counts its bytes, `indexed` those that readers may see.
+    """The end of one stream on disk. `end` counts its bytes, `indexed` those that readers may see, `segments` those begun.
 
     A file is made when the first byte for it is there to be taken. After an `OSError` (disk full) everything is as
     before the call, and it may be tried again.
@@ -51,6 +51,7 @@ class SegmentWriter:
         self.stream = stream
         self.end = 0
         self.indexed = 0
+        self.segments = 0
         self._directory = directory
         self._stamps = stamps
         self._base = 0
@@ -133,6 +134,7 @@ class SegmentWriter:
             os.close(log)
             raise
         self._log, self._base, self._index_size = log, base, 0
+        self.segments += 1
 
     def _close_files(self) -> None:
         if self._log == NO_FILE:

@@ -7,7 +7,7 @@ of others nothing.
 
 import os
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,8 @@ import structlog
 import trio
 
 from mill.errors import NotFound, SetupError, Unavailable
-from mill.logs import pipes
+from mill.logs import disuse, pipes
+from mill.logs.budget import Budget
 from mill.logs.capture import Capture, Clock, Goal, Source
 from mill.logs.frames import LogChunk, LogRequest
 from mill.logs.holder import FIFOS_NAME
@@ -28,8 +29,9 @@ from mill.logs.news import News, NewsDesk, Seen
 from mill.logs.pipes import TaskPipes
 from mill.logs.reader import TaskReader
 from mill.logs.seek import start_of
+from mill.logs.segments import SegmentWriter
 
-__all__ = ["Logs", "TaskPipes", "serve"]
+__all__ = ["HeldPipes", "Logs", "serve"]
 
 LOGS_NAME = "logs"
 CAPTURE_NAME = "mill-logs"
@@ -40,17 +42,31 @@ DRAIN_S = 2.0
 log = structlog.get_logger()
 
 
+@attrs.frozen
+class HeldPipes(TaskPipes):
+    """A task's FIFOs, which are read already; the holder may be about to have them."""
+
+    _held: trio.Event = attrs.field(factory=trio.Event, kw_only=True, eq=False)
+
+    async def wait_held(self) -> None:
+        """Until what is written to them outlives milld (or the holder did not answer, which it has been warned of)."""
+        await self._held.wait()
+
+
 @attrs.define(eq=False)
 class _Live:
     """A task under capture. `kept` holds its place at the news desk."""
 
-    pipes: TaskPipes
+    pipes: HeldPipes
     sources: list[Source]
     kept: ExitStack
 
 
 class Logs:
     """The handle that `serve` starts with. Methods that change something are safe to repeat, also after a crash."""
+
+    _holding: trio.Nursery
+    """Where the holder is asked while a start goes on."""
 
     def __init__(self, data_dir: Path, now: Clock, monotonic: Clock, token: trio.lowlevel.TrioToken) -> None:
         self._logs = data_dir / LOGS_NAME
@@ -59,7 +75,9 @@ class Logs:
         self._monotonic = monotonic
         self._token = token
         self._news = NewsDesk(token)
-        self._capture = Capture(now, monotonic, self._on_fault)
+        self.budget = Budget()
+        self._over = trio.Event()
+        self._capture = Capture(now, monotonic, self._on_fault, self.budget, self._on_over)
         self._holder = HolderLink(data_dir)
         self._live: dict[str, _Live] = {}
         self._busy: dict[str, trio.Lock] = {}
@@ -72,21 +90,26 @@ class Logs:
     def __repr__(self) -> str:
         return f"<Logs {self._logs} live={len(self._live)}>"
 
-    async def open(self, task_id: str) -> TaskPipes:
+    async def open(self, task_id: str) -> HeldPipes:
         """Make the task's FIFOs and begin to capture what comes; or go on where an earlier milld was stopped.
 
-        Raises `OSError` if the files cannot be made.
+        The holder is asked meanwhile: whoever starts the task waits for `HeldPipes.wait_held` first. Raises `OSError` if
+        the files cannot be made.
         """
         async with self._alone(task_id):
             live = self._live.get(task_id)
             if live is None:
-                fifos, logs = self._places(task_id)
-                made = await trio.to_thread.run_sync(pipes.make, fifos, logs)
-                await self._holder.hold(task_id)
-                live = await self._attach(task_id, made, logs)
+                live = await self._attach(task_id)
+                self._holding.start_soon(self._hold, task_id, live.pipes)
                 self._unmarked.discard(task_id)
                 self._news.change(task_id)
             return live.pipes
+
+    async def _hold(self, task_id: str, opened: HeldPipes) -> None:
+        try:
+            await self._holder.hold(task_id)
+        finally:
+            opened._held.set()  # noqa: SLF001 -- its maker
 
     async def drain(self, task_id: str) -> None:
         """Take what the task wrote last, and end its log: readers that follow it come to their end.
@@ -110,9 +133,65 @@ class Logs:
                 fifos, logs = self._places(task_id)
                 if task_id in self._live or fifos.exists():
                     await self._drain(task_id)
-                await trio.to_thread.run_sync(partial(shutil.rmtree, logs, ignore_errors=True))
+                self.budget.removed_bytes += await trio.to_thread.run_sync(_remove, logs)
                 self._unmarked.discard(task_id)
                 self._news.change(task_id, removed=True)
+
+    # -- within its limit, for `retention` ------------------------------------------------------------------------------
+
+    async def wait_over(self) -> None:
+        """Until there may be more than the budget allows."""
+        await self._over.wait()
+        self._over = trio.Event()
+
+    def resume(self) -> None:
+        """All that could go has gone: streams that waited for it go on."""
+        self._capture.resume()
+
+    async def drop_ended(self, task_id: str, need_bytes: int) -> int:
+        """Remove the oldest segments of a task that has ended, until so much is freed or none is left; bytes freed."""
+        if task_id in self._live:
+            return 0
+        _, logs = self._places(task_id)
+        return self._freed(await trio.to_thread.run_sync(disuse.drop_ended, logs, need_bytes))
+
+    async def drop_running(self, need_bytes: int) -> int:
+        """As `drop_ended`, of the running tasks together; the newest segment of each stream stays."""
+        if need_bytes <= 0:
+            return 0
+        directories = [self._logs / task_id for task_id in self._live]
+        return self._freed(await trio.to_thread.run_sync(disuse.drop_running, directories, need_bytes))
+
+    async def recount(self) -> None:
+        """Count what is on the disk; it may take seconds where many tasks have logs."""
+        before = self.budget.taken_bytes
+        size = await trio.to_thread.run_sync(disuse.size_of_all, self._logs)
+        self.budget.found(size, taken_before=before)
+        if self.budget.over_bytes > 0:
+            self._say_over()
+
+    async def remove_orphans(self, known: Collection[str], age_s: float) -> None:
+        """The logs of tasks that nobody knows and that are older than that."""
+        strays = await trio.to_thread.run_sync(disuse.orphans, self._logs, known, self._now() - age_s)
+        for task_id in strays:
+            if task_id not in self._live:
+                await self.remove(task_id)
+        if strays:
+            log.info("removed logs that no record knows", count=len(strays), ids=strays[:10])
+
+    def _freed(self, size_bytes: int) -> int:
+        self.budget.removed_bytes += size_bytes
+        self.budget.dropped_bytes += size_bytes
+        return size_bytes
+
+    def _on_over(self) -> None:
+        """From the capture thread."""
+        self._token.run_sync_soon(self._say_over)
+
+    def _say_over(self) -> None:
+        self._over.set()
+
+    # -- reading ----------------------------------------------------------------------------------------------------
 
     async def read(self, task_id: str, request: LogRequest) -> AsyncGenerator[LogChunk, None]:
         """The chunks that *request* asks for; with `follow`, also those to come, up to the end of the log.
@@ -175,13 +254,13 @@ class Logs:
                 self._busy.pop(task_id, None)
                 self._quiet.set()
 
-    async def _attach(self, task_id: str, made: TaskPipes, logs: Path) -> _Live:
-        attached = await trio.to_thread.run_sync(pipes.attach, made, logs)
+    async def _attach(self, task_id: str) -> _Live:
+        made, attached = await trio.to_thread.run_sync(_make_and_attach, *self._places(task_id))
         kept = ExitStack()
         ring = partial(self._news.ring, kept.enter_context(self._news.of(task_id)))
         sources = [Source(task_id, fifo, writer, partial(ring, writer.stream)) for fifo, writer in attached]
         sources[0].twin, sources[1].twin = sources[1], sources[0]
-        live = self._live[task_id] = _Live(made, sources, kept)
+        live = self._live[task_id] = _Live(HeldPipes(made.stdout, made.stderr), sources, kept)
         for source in sources:
             self._capture.add(source)
         return live
@@ -192,11 +271,14 @@ class Logs:
         live = self._live.get(task_id)
         if live is None and fifos.exists():
             if pipes.final_cursor(logs) is None:
-                made = await trio.to_thread.run_sync(pipes.make, fifos, logs)
-                live = await self._attach(task_id, made, logs)
+                live = await self._attach(task_id)
+                live.pipes._held.set()  # noqa: SLF001 -- nobody writes any more: there is nothing to hold it for
             else:
                 await self._holder.release(task_id)
         if live is not None:
+            await (
+                live.pipes.wait_held()
+            )  # else the holder might be asked to hold what it was just asked to release
             deadline = self._monotonic() + DRAIN_S
             await self._reach(live, Goal.EMPTY, deadline)
             await self._holder.release(task_id)
@@ -240,6 +322,7 @@ class Logs:
     async def serve(self, *, task_status: trio.TaskStatus["Logs"]) -> None:
         """Capture until cancelled. What FIFOs hold then stays in them, for the next milld."""
         async with trio.open_nursery() as nursery:
+            self._holding = nursery
             nursery.start_soon(self._run_capture)
             try:
                 await nursery.start(self._run_holder)
@@ -280,6 +363,18 @@ async def serve(
     except OSError as error:
         raise SetupError(f"cannot keep logs in {data_dir}: {error.strerror}; see --data-dir") from None
     await Logs(data_dir, now, monotonic, trio.lowlevel.current_trio_token()).serve(task_status=task_status)
+
+
+def _make_and_attach(fifos: Path, logs: Path) -> tuple[TaskPipes, list[tuple[int, SegmentWriter]]]:
+    made = pipes.make(fifos, logs)
+    return made, pipes.attach(made, logs)
+
+
+def _remove(directory: Path) -> int:
+    """All of it; bytes freed."""
+    size = disuse.size_of(directory)
+    shutil.rmtree(directory, ignore_errors=True)
+    return size
 
 
 def _reader_for(directory: Path, request: LogRequest) -> TaskReader:

@@ -1,4 +1,4 @@
-"""Which records a listing wants. Pure: the API parses it, the service and the store judge by it."""
+"""Which records a listing or a subscriber wants. Pure: the API parses it; the service, the store and the journal judge by it."""
 
 import attrs
 
@@ -7,17 +7,19 @@ from mill.model import Record
 
 @attrs.frozen
 class Filter:
-    """Which records a listing wants; empty means any."""
+    """Which records are wanted; empty means any."""
 
     statuses: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     node: str | None = None
     template: str | None = None
+    task: str | None = None
 
     def accepts(self, record: Record) -> bool:
         """The same judgement as `Store.page` makes in SQL, for records in memory."""
         return (
-            (not self.statuses or record.status in self.statuses)
+            (self.task is None or record.id == self.task)
+            and (not self.statuses or record.status in self.statuses)
             and (self.node is None or self.node in {record.node, record.node_id})
             and (self.template is None or record.template == self.template)
             and all(record.spec.labels.get(key) == value for key, value in self.labels)

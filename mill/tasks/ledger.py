@@ -3,7 +3,9 @@
 Counts what is reserved, not what is used (design, promise 5). The service calls it before any side effect.
 """
 
+from collections import Counter
 from collections.abc import Mapping
+from typing import Literal, get_args
 
 import attrs
 
@@ -11,6 +13,8 @@ from mill.errors import FieldError, NoCapacity
 from mill.model import Resources
 from mill.units import format_size
 
+Refusal = Literal["no_capacity", "never_fits"]
+REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
 _ROUNDING = 1e-9
 """Sums of decimal fractions of a core: ten times 0.1 must fit one core."""
 
@@ -20,6 +24,8 @@ class Ledger:
     """Reservations by task id. Every method is instant and leaves the ledger consistent."""
 
     capacity: Resources
+    refusals: Counter[Refusal] = attrs.field(factory=Counter)
+    """How many tasks were turned away, since milld started."""
     _reserved: dict[str, Resources] = attrs.field(factory=dict)
 
     @property
@@ -43,8 +49,10 @@ class Ledger:
     def check_ever_fits(self, asked: Resources) -> None:
         """`FieldError` when even the empty node is too small."""
         if asked.cpu > self.capacity.cpu + _ROUNDING:
+            self.refusals["never_fits"] += 1
             raise FieldError("cpu", f"{asked.cpu:g} cores never fit: this node offers {self.capacity.cpu:g}")
         if asked.memory > self.capacity.memory:
+            self.refusals["never_fits"] += 1
             most = format_size(self.capacity.memory)
             raise FieldError("memory", f"{format_size(asked.memory)} never fit: this node offers {most}")
 
@@ -52,6 +60,7 @@ class Ledger:
         """Promise *asked* to the task, or `NoCapacity` that says what is free."""
         free = self.free
         if asked.cpu > free.cpu + _ROUNDING or asked.memory > free.memory:
+            self.refusals["no_capacity"] += 1
             raise NoCapacity(
                 f"no room for {asked.cpu:g} cores and {format_size(asked.memory)}: "
                 f"{free.cpu:.3g} cores and {format_size(free.memory)} are free; wait for tasks to end or ask for less"

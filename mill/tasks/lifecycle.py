@@ -15,6 +15,7 @@ import trio
 from mill.config import KILL_TIMEOUT_S, START_TIMEOUT_S
 from mill.errors import Interrupted, PullError, RuntimeFault, StartError
 from mill.model import Deadline, Ended, Exit, Kill, Status
+from mill.tasks.marks import Marks
 from mill.tasks.ports import Clock, Container, Logs, Runtime
 from mill.tasks.states import faulted, judge, killed_before_start, to_end, to_running, to_starting
 from mill.tasks.table import LiveTask
@@ -99,24 +100,28 @@ class _Life:
 
     async def _pull(self) -> object:
         """The pull's own deadline counts on through restarts of milld; a reboot, or a resumed start, sets it anew."""
-        spec, left_s = self.live.task.record.spec, math.inf
+        spec, left_s, marks = self.live.task.record.spec, math.inf, Marks()
         if self.status is Status.PULLING:
-            left_s = self._remaining_s(self.live.task.owned.pull_deadline)
+            left_s, marks = self._remaining_s(self.live.task.owned.pull_deadline), self.live.marks
+            marks.pull_began = self.world.clock.now()
         try:
             with trio.fail_after(min(left_s, spec.pull_timeout)):
-                return await self.world.runtime.pull(spec, self.live.report)
+                return await self.world.runtime.pull(spec, self.live.report, marks)
         except trio.TooSlowError:
             message = f"{spec.image} was not pulled within {spec.pull_timeout:g} s; give it longer with --pull-timeout"
             raise PullError("timeout", message) from None
 
     async def _start(self, image: object) -> Container:
         container: Container | None = None
+        marks = self.live.marks
+        marks.queued = self.world.clock.now()
         async with self.world.starting:
+            marks.start_began = self.world.clock.now()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + START_TIMEOUT_S) as scope:
                 self.live.start_scope = scope
                 try:
                     open_pipes = partial(self.world.logs.open, self.live.id)
-                    container = await self.world.runtime.start(self.live.task, image, open_pipes)
+                    container = await self.world.runtime.start(self.live.task, image, open_pipes, marks)
                 except OSError as error:
                     raise StartError("disk", f"cannot prepare the task's files: {error.strerror}") from None
                 finally:
@@ -154,8 +159,9 @@ class _Life:
             stored = attrs.evolve(
                 end, finished=end.finished if end.finished is not None else self.world.clock.now()
             )
+            ended = Deadline(self.world.clock.boot_id, self.world.clock.boottime())
             await self.live.commit(
-                lambda task: attrs.evolve(task, owned=attrs.evolve(task.owned, ending=stored))
+                lambda task: attrs.evolve(task, owned=attrs.evolve(task.owned, ending=stored, ended=ended))
             )
             end = stored
         if self.container is not None:

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from mill.model import Exit, PullProgress, Record, Spec, Stats, Task, Time, Usage
 from mill.tasks.filter import Filter
+from mill.tasks.journal import Event
+from mill.tasks.marks import Marks
 from mill.tasks.states import Toll
 
 
@@ -35,6 +37,9 @@ class Records(Protocol):
     async def put(self, task: Task) -> None:
         """The task as it stands now."""
 
+    async def amend(self, task: Task) -> None:
+        """What became known of a task that has ended, unless its row is gone; it shares the next commit that there is."""
+
     async def get(self, task_id: str) -> Task | None: ...
 
     async def live(self) -> list[Task]:
@@ -46,6 +51,33 @@ class Records(Protocol):
     async def page(self, wanted: Filter, after: tuple[float, str] | None, limit: int) -> list[Record]:
         """Up to *limit* records, newest first, that come after (created, id) *after*."""
 
+    async def longest_ended(self, after: tuple[float, str] | None, limit: int) -> list[tuple[float, str]]:
+        """(time of its end, id) of up to *limit* tasks that have ended, the longest-ended first, behind *after*."""
+
+    async def expired(self, ended_before: float, limit: int, *, boot_id: str, at_s: float) -> list[str]:
+        """Tasks that ended before that time; of those that ended in this boot, also before that point of its clock."""
+
+    async def delete(self, task_id: str) -> None:
+        """No such row any more."""
+
+
+class EventLog(Protocol):
+    """The journal of state changes, numbered from 1 in the order of their commits."""
+
+    @property
+    def epoch(self) -> str:
+        """Names the life of the journal: in another one the same numbers mean something else."""
+
+    @property
+    def head(self) -> int:
+        """The last number that may be told."""
+
+    async def events(self, after: int, upto: int, limit: int) -> list[Event]:
+        """Up to *limit* of ``after < seq <= upto``, in their order; what is no longer kept is left out."""
+
+    async def wait_event(self, after: int) -> None:
+        """Until `head` is behind *after*."""
+
 
 class Pipes(Protocol):
     """FIFOs that the container writes to."""
@@ -55,6 +87,9 @@ class Pipes(Protocol):
 
     @property
     def stderr(self) -> Path: ...
+
+    async def wait_held(self) -> None:
+        """Until what is written to them outlives milld: to be awaited before the first instruction of a task's program."""
 
 
 OpenPipes = Callable[[], Awaitable[Pipes]]
@@ -99,10 +134,10 @@ class Runtime(Protocol):
     async def find_image(self, spec: Spec) -> Any | None:
         """The image if it is here, so that a start needs no pull; `Unavailable` when that cannot be told."""
 
-    async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None]) -> Any:
+    async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None], marks: Marks) -> Any:
         """The image, ready to start from; `PullError`."""
 
-    async def start(self, task: Task, image: Any, open_pipes: OpenPipes) -> Container:
+    async def start(self, task: Task, image: Any, open_pipes: OpenPipes, marks: Marks) -> Container:
         """A started container; `StartError`, and then nothing of it is left that `clean_up` would not remove."""
 
     async def adopt(self, task: Task) -> Container | None:

@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from mill.config import CLEANUP_RETRY_S
+from mill.containerd import reference
 from mill.errors import Conflict, Interrupted, MillError, NotFound
 from mill.model import (
     Deadline,
@@ -27,6 +28,7 @@ from mill.model import (
     Stats,
     Status,
     Task,
+    Time,
     Times,
 )
 from mill.tasks.drafts import Choice, finish, lay_out, new_id
@@ -34,8 +36,8 @@ from mill.tasks.filter import Filter
 from mill.tasks.ledger import Ledger
 from mill.tasks.lifecycle import SIGKILL, World, run_task
 from mill.tasks.ports import Records
-from mill.tasks.states import faulted, to_end
-from mill.tasks.table import LiveTask, Table
+from mill.tasks.states import cleaned, faulted, to_end
+from mill.tasks.table import LiveTask, OnCommit, Table, tell_nobody
 
 START_PATIENCE_S = 2.0
 """What starts under way may still take while milld leaves."""
@@ -67,6 +69,7 @@ class Tasks:
 
     async def spawn(self, request: SpawnRequest, templates: Mapping[str, Draft]) -> Record:
         """A new task's record, committed. `FieldError`, `NoCapacity`, `NoSpace` or `Unavailable`: then nothing was made."""
+        created = self._world.clock.now()
         draft, template = lay_out(request, templates)
         spec = finish(draft, allow_mounts=self._me.allow_mounts)
         asked = Resources(spec.cpu, spec.memory)
@@ -77,19 +80,21 @@ class Tasks:
         )
         self.ledger.reserve(task_id, asked)
         try:
-            image = None if spec.pull is PullPolicy.ALWAYS else await self._world.runtime.find_image(spec)
+            image = None if _asks_anew(spec) else await self._world.runtime.find_image(spec)
         except BaseException:
             self.ledger.release(task_id)
             raise
         status = Status.PULLING if image is None else Status.STARTING
-        live = self.table.add(await self._record(task_id, spec, template, status), image)
+        live = self.table.add(await self._record(task_id, spec, template, status, created), image)
         self._nursery.start_soon(self._supervise, live, False)
         return live.record
 
-    async def _record(self, task_id: str, spec: Spec, template: str | None, status: Status) -> Task:
+    async def _record(
+        self, task_id: str, spec: Spec, template: str | None, status: Status, created: Time
+    ) -> Task:
         """The row, committed; its reservation goes with it to another id, or goes if there is no row."""
         while True:
-            task = self._first(task_id, spec, template, status)
+            task = self._first(task_id, spec, template, status, created)
             try:
                 await self._store.insert(task)
             except Conflict:  # an ended task still has that id
@@ -103,9 +108,9 @@ class Tasks:
             else:
                 return task
 
-    def _first(self, task_id: str, spec: Spec, template: str | None, status: Status) -> Task:
+    def _first(self, task_id: str, spec: Spec, template: str | None, status: Status, created: Time) -> Task:
         clock = self._world.clock
-        created = clock.now()
+        placed = clock.now()
         record = Record(
             id=task_id,
             spec=spec.without_env_values(),
@@ -113,7 +118,7 @@ class Tasks:
             node=self._me.name,
             node_id=self._me.node_id,
             address=f"{task_id}.mill:{spec.port}",
-            times=Times(created, pulled=created if status is Status.STARTING else None),
+            times=Times(created, placed=placed, pulled=placed if status is Status.STARTING else None),
             template=template,
         )
         env = {name: value for name, value in spec.env.items() if value is not None}
@@ -174,6 +179,26 @@ class Tasks:
         """(id, image as its spec says) of every live task."""
         return [(live.id, live.task.record.spec.image) for live in self.table]
 
+    async def longest_ended(self, after: tuple[float, str] | None, limit: int) -> list[tuple[float, str]]:
+        """(time of its end, id) of up to *limit* tasks that have ended, the longest-ended first, behind *after*."""
+        return await self._store.longest_ended(after, limit)
+
+    async def expired(self, retention_s: float, limit: int) -> list[str]:
+        """Up to *limit* tasks that ended at least *retention_s* ago, by both clocks, and are cleaned up after."""
+        clock = self._world.clock
+        found = await self._store.expired(
+            clock.now() - retention_s, limit, boot_id=clock.boot_id, at_s=clock.boottime() - retention_s
+        )
+        return [task_id for task_id in found if self.table.get(task_id) is None]
+
+    async def known(self) -> set[str]:
+        """Every id that there is a row of."""
+        return await self._store.ids()
+
+    async def forget(self, task_id: str) -> None:
+        """The record of a task that has ended goes: from now on its id is unknown."""
+        await self._store.delete(task_id)
+
     def stats(self, task_id: str) -> Stats | None:
         """Figures of a running task now; None when it does not run."""
         return self._world.runtime.stats(task_id)
@@ -200,6 +225,10 @@ class Tasks:
         except (MillError, OSError) as error:
             log.warning("leftovers could not be removed; the next start tries again", why=str(error))
             return
+        for task_id in removed:
+            task = await self._store.get(task_id)
+            if task is not None and task.record.status.terminal and task.record.times.cleaned is None:
+                await self._cleaned(LiveTask(task, self._store))
         if removed:
             log.info("removed leftovers of tasks that no record knows", count=len(removed), ids=removed[:10])
 
@@ -213,6 +242,15 @@ class Tasks:
         self.ledger.release(live.id)
         self.table.drop(live.id)
         await self._clean_up(live.id)
+        await self._cleaned(live)
+
+    async def _cleaned(self, live: LiveTask) -> None:
+        """Say so in the record; worth no second try."""
+        now = self._world.clock.now()
+        try:
+            await live.amend(lambda record: cleaned(record, now))
+        except MillError as error:
+            log.warning("cannot store that a task was cleaned up", task=live.id, why=str(error))
 
     async def _fail(self, live: LiveTask) -> None:
         """The end after a bug of ours; nothing of the task may run on, and its log ends too."""
@@ -237,6 +275,11 @@ class Tasks:
                 await trio.sleep(CLEANUP_RETRY_S)
 
 
+def _asks_anew(spec: Spec) -> bool:
+    """Whether the registry is to be asked although the image may be here. What a digest means it cannot change."""
+    return spec.pull is PullPolicy.ALWAYS and reference.parse(spec.image).digest is None
+
+
 def _with_kill(task: Task, kill: Kill) -> Task:
     """The first wish stays (it says who ended the task); a later one only shortens the grace."""
     said = task.owned.kill
@@ -252,10 +295,11 @@ async def serve(
     world: World,
     choice: Choice,
     *,
+    on_commit: OnCommit = tell_nobody,
     task_status: trio.TaskStatus[Tasks],
 ) -> None:
     """Own the lives of this node's tasks until cancelled; then let half-done starts finish and leave containers alone."""
-    table = Table(store)
+    table = Table(store, on_commit)
     async with trio.open_nursery() as nursery:
         tasks = Tasks(me, store, world, choice, nursery, Ledger(capacity), table)
         await tasks.adopt_all()

@@ -76,6 +76,14 @@ def to_end(record: Record, end: Ended, now: Time) -> Record:
     )
 
 
+def cleaned(record: Record, now: Time) -> Record:
+    """Nothing is left of the task that has ended. No move: all else stays as it is."""
+    if not record.status.terminal:
+        raise IllegalMove(f"{record.id}: {record.status}, and cleaned up")
+    times = attrs.evolve(record.times, cleaned=now)
+    return attrs.evolve(record, times=times, version=record.version + 1)
+
+
 @attrs.frozen
 class Toll:
     """What the container's cgroup told between its exit and its deletion; None where it could not be read."""

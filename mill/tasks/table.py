@@ -13,12 +13,19 @@ import trio
 
 from mill.errors import NoSpace, Unavailable
 from mill.model import Deadline, Kill, PullProgress, Record, Status, Task
+from mill.tasks.marks import Marks
 from mill.tasks.ports import Records
 
+OnCommit = Callable[[Record, Record], None]
+"""Told of every commit, at once and in order: the public record before it and after it."""
 RETRY_COMMIT_S = 1.0
 """Pause between tries to store a fact while the disk is full; the fact stays in memory."""
 
 log = structlog.get_logger()
+
+
+def tell_nobody(before: Record, after: Record) -> None:
+    """For a table that nobody listens to."""
 
 
 @attrs.define(eq=False)
@@ -32,10 +39,12 @@ class LiveTask:
 
     task: Task
     _store: Records
+    _on_commit: OnCommit = tell_nobody
     kill_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     start_scope: trio.CancelScope | None = None
     grace_scope: trio.CancelScope | None = None
     progress: PullProgress | None = None
+    marks: Marks = attrs.field(factory=Marks)
     image: Any | None = None
     """The image as the spawn found it, which saves asking again a millisecond later."""
     _one_commit: trio.Lock = attrs.field(factory=trio.Lock)
@@ -47,9 +56,10 @@ class LiveTask:
 
     @property
     def record(self) -> Record:
-        """The committed record, with what is only shown and never stored."""
-        pulling = self.task.record.status is Status.PULLING
-        return attrs.evolve(self.task.record, pull=self.progress if pulling else None)
+        """The committed record, with what is only shown and what the next commit will store."""
+        record = self.task.record
+        pull = self.progress if record.status is Status.PULLING else None
+        return attrs.evolve(record, pull=pull, times=self.marks.onto(record.times))
 
     async def commit(self, change: Callable[[Task], Task]) -> None:
         """Store what *change* makes of the task, then let everybody see it. A write is not interrupted half-way.
@@ -74,17 +84,27 @@ class LiveTask:
                         scope.shield = False
                         await trio.sleep(RETRY_COMMIT_S)
                         scope.shield = True
-                self.task = task
+                before, self.task = self.task, task
+                self._on_commit(before.record, task.record)
                 self._publish()
 
     async def advance(self, move: Callable[[Record], Record], deadline: Deadline | None = None) -> None:
-        """Move the record through `states`; returns after the commit."""
+        """Move the record through `states`, with the marks there are; returns after the commit."""
 
         def change(task: Task) -> Task:
             owned = task.owned if deadline is None else attrs.evolve(task.owned, deadline=deadline)
-            return Task(move(task.record), owned)
+            record = move(task.record)
+            return Task(attrs.evolve(record, times=self.marks.onto(record.times)), owned)
 
         await self.commit(change)
+
+    async def amend(self, change: Callable[[Record], Record]) -> None:
+        """What became known after the end, unless the record has been deleted since. It is not held while the disk is full."""
+        async with self._one_commit:
+            task = attrs.evolve(self.task, record=change(self.task.record))
+            await self._store.amend(task)
+            self.task = task
+            self._publish()
 
     def report(self, progress: PullProgress) -> None:
         self.progress = progress
@@ -112,10 +132,11 @@ class LiveTask:
 
 
 class Table:
-    """The live tasks by id."""
+    """The live tasks by id; *on_commit* hears of every change of theirs."""
 
-    def __init__(self, store: Records) -> None:
+    def __init__(self, store: Records, on_commit: OnCommit = tell_nobody) -> None:
         self._store = store
+        self._on_commit = on_commit
         self._live: dict[str, LiveTask] = {}
 
     def __repr__(self) -> str:
@@ -132,7 +153,7 @@ class Table:
 
     def add(self, task: Task, image: Any | None = None) -> LiveTask:
         """A task whose row is committed."""
-        live = LiveTask(task, self._store, image=image)
+        live = LiveTask(task, self._store, self._on_commit, image=image)
         self._live[live.id] = live
         return live
 

@@ -36,12 +36,12 @@ class Served:
         return stream
 
 
-async def serve(app: Any, *, task_status: trio.TaskStatus[Served]) -> None:
+async def serve(app: Any, load: server.Load | None = None, *, task_status: trio.TaskStatus[Served]) -> None:
     sock = server.bind("127.0.0.1:0")
     served = Served(sock.getsockname()[1], trio.CancelScope(), trio.Event())
     with served.scope:
         async with trio.open_nursery() as nursery:
-            await nursery.start(partial(server.serve, app, sock))
+            await nursery.start(partial(server.serve, app, sock, load or server.Load()))
             task_status.started(served)
     served.ended.set()
 

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import trio
 
-from mill.api.core import Core
+from mill.api.core import Answered, Core, Exposition
 from mill.errors import MillError, NotFound
 from mill.logs.frames import LogChunk, LogRequest
 from mill.model import (
@@ -34,7 +34,9 @@ from mill.model import (
     Usage,
 )
 from mill.security.tokens import Tokens, hash_of
+from mill.tasks.events import Events
 from mill.tasks.filter import Filter
+from tests.tasks.fakes import FakeJournal
 
 TOKEN = "the-token"
 NOW = 1_800_000_000.0
@@ -212,20 +214,29 @@ class FakeNode:
     uploads: Path
     tasks: FakeTasks = attrs.field(factory=FakeTasks)
     logs: FakeLogs = attrs.field(factory=FakeLogs)
+    journal: FakeJournal = attrs.field(factory=FakeJournal)
     images: FakeImages = attrs.field(factory=FakeImages)
     templates: FakeTemplates = attrs.field(factory=FakeTemplates)
     healthy: bool = True
+    answered: list[Answered] = attrs.field(factory=list)
+
+    async def metrics(self, accept: str) -> Exposition:
+        await trio.lowlevel.checkpoint()
+        return Exposition("text/plain; version=0.0.4; charset=utf-8", f"# {accept}\n".encode())
 
     @property
     def core(self) -> Core:
         return Core(
             tasks=self.tasks,
             logs=self.logs,
+            events=Events(self.journal),
             images=self.images,
             templates=self.templates,
             tokens=Tokens({"admin": hash_of(TOKEN)}),
             status=lambda: STATUS,
             healthy=lambda: self.healthy,
+            metrics=self.metrics,
+            on_answer=self.answered.append,
             now=lambda: NOW,
             uploads=self.uploads,
             version="9.8.7",

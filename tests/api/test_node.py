@@ -115,8 +115,9 @@ async def test_every_query_parameter_is_understood_and_no_other_is(
         for parameter in call.get("parameters", ()):
             if parameter["in"] == "query" and parameter["name"] != "after":
                 name = parameter["name"]
-                answer = await api.request(method, url, params={name: SAMPLES.get(name, "x")}, content=body)
-                assert answer.is_success, (url, name, answer.text)
+                params = {name: SAMPLES.get(name, "x")}
+                async with api.stream(method, url, params=params, content=body) as begun:  # some never end
+                    assert begun.is_success, (url, name)
         if path not in OPEN_PATHS:
             answer = await api.request(method, url, params={"unheard-of": "1"}, content=body)
             assert problem(answer)[0] in {400, 404}, (method, path)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import socket
+from functools import partial
 from typing import Any
 
 import httpx
@@ -97,7 +98,7 @@ async def test_an_accept_that_fails_for_good_is_no_silence(monkeypatch: pytest.M
 
     monkeypatch.setattr(trio.SocketListener, "accept", refuse)
     with pytest.raises(ExceptionGroup) as caught, server.bind("127.0.0.1:0") as sock:
-        await server.serve(Endless().app, sock, task_status=trio.TASK_STATUS_IGNORED)
+        await server.serve(Endless().app, sock, server.Load(), task_status=trio.TASK_STATUS_IGNORED)
     assert caught.group_contains(OSError, match="not listening")
 
 
@@ -129,7 +130,7 @@ def test_a_closed_port_can_be_taken_again_at_once() -> None:
 
 async def test_it_listens_on_ipv6(endless: Endless, nursery: trio.Nursery) -> None:
     sock = server.bind("[::1]:0")
-    await nursery.start(lambda task_status: server.serve(endless.app, sock, task_status=task_status))
+    await nursery.start(partial(server.serve, endless.app, sock, server.Load()))
     async with httpx.AsyncClient(verify=False) as client:
         assert (await client.get(f"http://[::1]:{sock.getsockname()[1]}/")).text == "hello"
     nursery.cancel_scope.cancel()

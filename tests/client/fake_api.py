@@ -1,6 +1,6 @@
 """The REST API of `FakeNode` on a real loopback port, for clients under any event loop and commands in other processes.
 
-Faults: `cuts` breaks log connections, `stop_listening` and `listen` make milld vanish and come back.
+Faults: `cuts` breaks connections of logs and events, `stop_listening` and `listen` make milld vanish and come back.
 """
 
 import json
@@ -17,7 +17,7 @@ import h11
 import outcome
 import trio
 
-from mill.convert import from_json, to_json
+from mill.convert import format_time, from_json, to_json
 from mill.errors import Conflict, FieldError, MillError, NoCapacity, NodeError, NotFound, Unauthorized
 from mill.model import Draft, Image, PullRequest, SpawnRequest, Status, Template, Time, Usage
 from tests.client.fake_node import EPOCH, FakeNode, FakeTask
@@ -40,7 +40,7 @@ class Request:
 
 @attrs.define(eq=False)
 class Cut:
-    """How the next log connection ends: after so many objects, cleanly or torn, and with half an object sent."""
+    """How the next connection of a log or of events ends: after so many objects, cleanly or torn, and with half an object sent."""
 
     after: int
     clean: bool = False
@@ -161,6 +161,9 @@ class FakeApi(FakeNode):
                 return
             if request.path == "/v1/images/pull":
                 await self._pull(wire, stream, request)
+                return
+            if request.path == "/v1/events":
+                await self._stream(wire, stream, "text/event-stream", self._blocks(request))
                 return
             status, data = await self._route(request)
         except MillError as error:
@@ -335,23 +338,45 @@ class FakeApi(FakeNode):
         return 200, to_json(self.templates[name])
 
     async def _logs(self, wire: h11.Connection, stream: trio.SocketStream, request: Request) -> None:
-        task = self._task(request.path.split("/")[3])
+        lines = self._lines(self._task(request.path.split("/")[3]), request)
+        await self._stream(wire, stream, "application/x-ndjson", lines)
+
+    async def _stream(
+        self, wire: h11.Connection, stream: trio.SocketStream, kind: str, pieces: AsyncGenerator[bytes, None]
+    ) -> None:
         cut = self.cuts.pop(0) if self.cuts else None
-        headers = [("content-type", "application/x-ndjson"), ("transfer-encoding", "chunked")]
+        headers = [("content-type", kind), ("transfer-encoding", "chunked")]
         await stream.send_all(wire.send(h11.Response(status_code=200, headers=headers)) or b"")
         sent = 0
-        async with aclosing(self._objects(task, request)) as objects:
-            async for said in objects:
+        async with aclosing(pieces):
+            async for piece in pieces:
                 if cut is not None and sent == cut.after:
                     break
-                line = json.dumps(said).encode() + b"\n"
-                await stream.send_all(wire.send(h11.Data(data=line)) or b"")
+                await stream.send_all(wire.send(h11.Data(data=piece)) or b"")
                 sent += 1
         if cut is not None and not cut.clean:
             if cut.half:
-                await stream.send_all(wire.send(h11.Data(data=b'{"stream": "stdout", "ti')) or b"")
+                await stream.send_all(wire.send(h11.Data(data=b'id: {"stream": "stdout", "ti')) or b"")
             raise trio.BrokenResourceError
         await stream.send_all(wire.send(h11.EndOfMessage()) or b"")
+
+    async def _blocks(self, request: Request) -> AsyncGenerator[bytes, None]:
+        """Of what was told so far, from behind `after`; an id of another epoch is a gap and all there is."""
+        epoch, _, number = (request.param("after") or f"e-{len(self.told)}").rpartition("-")
+        at = int(number) if epoch == "e" else 0
+        gap = "" if epoch == "e" else 'event: gap\ndata: {"missed": null, "message": "who knows"}\n\n'
+        yield f"{gap}: hello\nid: e-{at}\n\n".encode()
+        while True:
+            while at < len(self.told):
+                said = {"time": format_time(EPOCH + at), "task": to_json(self.told[at])}
+                at += 1
+                yield f"id: e-{at}\nevent: task\ndata: {json.dumps(said)}\n\n: here\nid: e-{at}\n\n".encode()
+            await self.changed.wait()
+
+    async def _lines(self, task: FakeTask, request: Request) -> AsyncGenerator[bytes, None]:
+        async with aclosing(self._objects(task, request)) as objects:
+            async for said in objects:
+                yield json.dumps(said).encode() + b"\n"
 
     async def _objects(self, task: FakeTask, request: Request) -> AsyncGenerator[dict[str, Any], None]:
         cursor = request.param("cursor")

@@ -56,6 +56,7 @@ class FakeNode:
         self.tasks: dict[str, FakeTask] = {}
         self.templates: dict[str, Template] = {}
         self.images: list[Image] = []
+        self.told: list[Record] = []
         self.changed = trio.Event()
         self.nursery: trio.Nursery | None = None
 
@@ -89,13 +90,18 @@ class FakeNode:
             record = attrs.evolve(record, status=Status.PULLING, pull=pull, times=Times(Time(EPOCH)))
         steps = [step for step in said.get("args", ()) if step]
         self.tasks[task_id] = FakeTask(record, env, list(steps))
+        self.told.append(record)
+        self.wake()
         if start:
             assert self.nursery is not None
             self.nursery.start_soon(self._play, self.tasks[task_id])
         return task_id
 
     def change(self, task: FakeTask, **changes: Any) -> None:
+        before = task.record.status
         task.record = attrs.evolve(task.record, version=task.record.version + 1, **changes)
+        if task.record.status is not before:
+            self.told.append(task.record)
         self.wake()
 
     def wake(self) -> None:

@@ -35,7 +35,7 @@ def test_nothing_of_the_daemon_or_the_command_comes_along() -> None:
     loaded = loaded_by("import mill.client")
     ours = {name for name in loaded if name.startswith("mill.") and not name.startswith("mill.client")}
     assert ours <= {"mill.errors", "mill.checks", "mill.model", "mill.units", "mill.convert"}
-    daemons = {"grpc", "google.protobuf", "quart", "hypercorn", "structlog"}
+    daemons = {"grpc", "google.protobuf", "quart", "hypercorn", "structlog", "prometheus_client"}
     assert sorted(loaded & daemons) == []
 
 

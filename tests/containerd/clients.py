@@ -45,10 +45,10 @@ async def client(
     docker_config: Path | None = None,
 ) -> AsyncGenerator[Registry]:
     now = clock or Clock()
-    async with open_transport(stall_s=STALL_S) as transport:
-        yield Registry(
-            transport, Authorizer(transport, Credentials(registries or {}, docker_config), now), now, patience
-        )
+    credentials = Credentials(registries or {}, docker_config)
+    opened = open_transport(authorities=credentials.hosts.authorities(), stall_s=STALL_S)
+    async with opened as transport:
+        yield Registry(transport, Authorizer(transport, credentials, now), now, patience)
 
 
 async def fetch(registry: Registry, host: str, blob: oci.Descriptor = BLOB, offset: int = 0) -> bytes:

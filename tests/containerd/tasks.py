@@ -22,6 +22,7 @@ from mill.containerd.runtime import SHIM_SOCKETS, Runtime
 from mill.containerd.session import Session
 from mill.daemon.clock import SystemClock
 from mill.model import Duration, Owned, Record, Size, Spec, Status, Task, Time, Times
+from mill.tasks.marks import Marks
 from tests.images import OciImage, busybox_image, write_oci_archive
 
 BUSYBOX = "example.com/runtime/busybox:1"
@@ -45,6 +46,9 @@ class Pipes:
             os.mkfifo(path)
             pipes.held.append(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
         return pipes
+
+    async def wait_held(self) -> None:
+        await trio.lowlevel.checkpoint()
 
     def read(self) -> str:
         """What was written to stdout and not read yet."""
@@ -133,7 +137,7 @@ class Lab:
     def shell(self, script: str, **fields: Any) -> Task:
         return self.task("sh", "-c", script, **fields)
 
-    async def start(self, runtime: Runtime, task: Task) -> TaskContainer:
+    async def start(self, runtime: Runtime, task: Task, marks: Marks | None = None) -> TaskContainer:
         image = await runtime.find_image(task.record.spec)
         assert image is not None
         made = Pipes.make(self.data_dir / "fifos" / task.record.id)
@@ -144,7 +148,7 @@ class Lab:
             return made
 
         with trio.fail_after(30):
-            return await runtime.start(task, image, open_pipes)
+            return await runtime.start(task, image, open_pipes, marks or Marks())
 
     async def said(self, runtime: Runtime, task: Task) -> str:
         """What *task* prints, its end and its cleaning awaited."""

@@ -11,6 +11,7 @@ import trio
 
 from mill.config import RegistryConfig
 from mill.containerd.reference import parse
+from mill.containerd.registry import Patience
 from mill.containerd.transport import Refused
 from mill.errors import PullError
 from tests import images
@@ -122,7 +123,10 @@ async def test_a_token_that_the_registry_no_longer_takes_is_replaced() -> None:
         assert len(tokens.asked) == 2
 
 
-@pytest.mark.parametrize("answer", [b"", b"[]", b"{}", b'{"token": 5}', b'{"token": "a\\nb"}'])
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"[]", b"{}", b'{"token": 5}', b'{"token": "a\\nb"}', b'{"token": "a b"}', b'{"token": "s3cret "}'],
+)
 async def test_an_answer_without_a_token_is_auth(answer: bytes) -> None:
     async def handler(asked: Asked, _stream: trio.SocketStream) -> Reply:
         await trio.lowlevel.checkpoint()
@@ -135,6 +139,26 @@ async def test_an_answer_without_a_token_is_auth(answer: bytes) -> None:
     error, _ = await manifest_failure(handler)
     assert error.detail == "auth"
     assert "sent no token" in error.message
+    assert "s3cret" not in error.message
+
+
+async def test_a_token_service_that_wants_to_be_asked_later_is() -> None:
+    service, clock = TokenService(), Clock()
+    replies = iter([Reply(status, headers={"Retry-After": "0"}) for status in (429, 503)])
+
+    async def tokens(asked: Asked, stream: trio.SocketStream) -> Reply:
+        return next(replies, None) or await service.tokens(asked, stream)
+
+    patience = Patience(first_s=3600, most_s=3600)
+    async with (
+        serving(service.registry) as server,
+        serving(tokens) as second,
+        client(clock=clock, patience=patience) as registry,
+    ):
+        service.realm = f"http://{second.host}/token"
+        with trio.fail_after(10):
+            await registry.manifest(parse(f"{server.host}/x/y"))
+    assert len(second.asked) == 3
 
 
 async def test_a_token_with_an_absurd_life_is_taken_for_a_minute() -> None:
@@ -276,6 +300,15 @@ async def test_a_blob_store_that_asks_for_a_login_gets_none() -> None:
                 await fetch(registry, server.host)
         assert caught.value.detail == "network"
         assert not any("authorization" in asked.headers for asked in (*store.asked, *server.asked))
+
+
+async def test_no_cookie_is_ever_sent_back() -> None:
+    """They know no ports: one registry's would go to another on the same host."""
+    reply = Reply(body=DATA, headers={"Set-Cookie": "session=s3cret; Path=/"})
+    async with serving(always(reply)) as server, client() as registry:
+        await fetch(registry, server.host)
+        await fetch(registry, server.host)
+    assert [("cookie" in asked.headers) for asked in server.asked] == [False, False]
 
 
 async def test_redirects_without_end_end() -> None:

@@ -132,14 +132,6 @@ def test_secrets_are_not_shown() -> None:
     assert SECRET not in shown
 
 
-def test_plain_http_is_for_loopback_and_where_configured() -> None:
-    credentials = Credentials(
-        {"plain.example.com": RegistryConfig(plain_http=True), "tls.example.com": RegistryConfig()}
-    )
-    hosts = ["localhost:5000", "127.0.0.1", "plain.example.com", "tls.example.com", "other.example.com"]
-    assert [credentials.plain_http(host) for host in hosts] == [True, True, True, False, False]
-
-
 # -- WWW-Authenticate -----------------------------------------------------------------------------------------------
 
 

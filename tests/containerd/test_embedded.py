@@ -89,6 +89,18 @@ async def test_it_hears_nothing_of_what_is_meant_for_milld(
         nursery.cancel_scope.cancel()
 
 
+async def test_what_it_makes_for_containers_is_open_to_them_whatever_milld_s_umask_is(data_dir: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        async with trio.open_nursery() as nursery:
+            socket = await nursery.start(embedded.serve, data_dir)
+            status = await trio.Path(f"/proc/{listener_pid(socket)}/status").read_text()
+            nursery.cancel_scope.cancel()
+    finally:
+        os.umask(before)
+    assert "Umask:\t0022" in status
+
+
 async def test_killed_it_is_back_and_the_session_with_it(data_dir: Path) -> None:
     with structlog.testing.capture_logs() as lines:
         async with trio.open_nursery() as nursery:

@@ -24,7 +24,7 @@ def told(text: str) -> StartError:
     (RUNC + 'exec: "/x": exec format error: unknown', "command_not_found", "'/x' cannot be executed: exec: \"/x\": exec format error"),
     (RUNC + 'error during container init: exec: "sh": executable file not found in $PATH: unknown', "command_not_found", "the image has no program 'sh' in its PATH"),
     (RUNC + "unable to setup user: uids and gids must be in range 0-2147483647: unknown", "user", "unable to setup user: uids and gids must be in range 0-2147483647"),
-    (RUNC + "error during container init: mkdir /etc/passwd: not a directory: unknown", "runtime", "mkdir /etc/passwd: not a directory"),
+    (RUNC + "error during container init: mkdir /etc/passwd: not a directory: unknown", "runtime", "the working directory cannot be made in the image: mkdir /etc/passwd: not a directory"),
     (RUNC + 'chdir to cwd ("/sec") set in config.json failed: permission denied: unknown', "permission", 'chdir to cwd ("/sec") set in config.json failed: permission denied'),
     (RUNC + 'error during container init: error mounting "/src" to rootfs at "/x": mkdir /x: no space left on device: unknown', "disk", None),
     (RUNC + "error during container init: error setting cgroup config for procHooks process: unable to set memory limit to 1 (current usage: 5, peak usage: 6): unknown", "runtime", None),

@@ -46,6 +46,7 @@ async def test_all_get_the_result_of_one_piece_of_work(nursery: trio.Nursery) ->
         assert flights.under_way("key")
         work.go_on.set()
     assert (work.begun, found) == (1, ["done"] * 5)
+    assert flights.outcomes == {"ok": 1}
     assert not flights.under_way("key")
 
 
@@ -70,6 +71,7 @@ async def test_work_ends_with_its_last_waiter_and_is_begun_anew_by_the_next(nurs
     work.go_on.set()
     assert await flights.join("key", work, ignore) == "done"
     assert work.begun == 2
+    assert flights.outcomes == {"cancelled": 1, "ok": 1}
 
 
 async def test_every_waiter_gets_an_error_of_its_own(nursery: trio.Nursery) -> None:
@@ -89,6 +91,7 @@ async def test_every_waiter_gets_an_error_of_its_own(nursery: trio.Nursery) -> N
             waiters.start_soon(join)
     assert {error.detail for error in errors} == {"digest"}
     assert len({id(error) for error in errors}) == 3
+    assert flights.outcomes == {"digest": 1}
 
 
 async def test_a_bug_ends_the_pull_that_met_it_and_nothing_else(nursery: trio.Nursery) -> None:
@@ -107,6 +110,7 @@ async def test_a_bug_ends_the_pull_that_met_it_and_nothing_else(nursery: trio.Nu
     work = Work()
     work.go_on.set()
     assert await flights.join("key", work, ignore) == "done"
+    assert flights.outcomes == {"invalid": 1, "ok": 1}
 
 
 async def test_progress_is_told_when_it_changes_and_at_the_end(

@@ -8,8 +8,8 @@ import pytest
 
 from mill.containerd import host as host_module
 from mill.containerd.cgroups import Cgroups
-from mill.containerd.host import describe, resolve_mounts, with_files, write_files
-from mill.containerd.spec import OPEN_FILES_HARD_MOST, Host
+from mill.containerd.host import describe, make_folders, resolve_mounts, with_files, write_files
+from mill.containerd.spec import OPEN_FILES_HARD_MOST, Host, User
 from mill.errors import StartError
 from mill.model import Mount, MountType, Network, Spec
 
@@ -126,3 +126,11 @@ def test_a_bind_leads_to_nothing_else(tmp_path: Path, source: str) -> None:
         resolved(Path(f"{allowed}/{source}") if source != "up/.." else allowed / "link" / "..", allowed)
     assert caught.value.detail in {"runtime", "permission"}
     assert str(caught.value).startswith("the bind mount's source")
+
+
+def test_folders_of_volumes_are_the_user_s_and_those_of_the_image_are_left_alone(tmp_path: Path) -> None:
+    new = tmp_path / "volumes/0"
+    make_folders([(str(new), "/new"), ("rootfs/data", "/data")], User(os.geteuid(), os.getegid()))
+    make_folders([(str(new), "/new")], User(os.geteuid(), os.getegid()))
+    assert (new.stat().st_uid, new.stat().st_mode & 0o777) == (os.geteuid(), 0o755)
+    assert [path.name for path in tmp_path.iterdir()] == ["volumes"]

@@ -13,7 +13,9 @@ from mill.config import RegistryConfig
 from mill.containerd import oci, rpcs
 from mill.containerd.images import Images
 from mill.containerd.leases import leased
-from mill.containerd.proto import snapshots_pb2
+from mill.containerd.names import image_of
+from mill.containerd.proto import images_pb2, snapshots_pb2
+from mill.containerd.reference import parse
 from mill.containerd.session import Session
 from mill.errors import PullError
 from mill.model import LayerState, PullProgress
@@ -183,6 +185,50 @@ async def test_missing_asks_nobody_for_what_is_there_and_always_sees_that_a_tag_
     assert reg.count("GET", f"{name}/blobs/{images.digest_of(shared)}") == 1
 
 
+async def test_a_digest_that_is_here_needs_no_registry_whatever_its_name_and_the_policy(
+    store: Images, reg: registry.Registry
+) -> None:
+    name, other = fresh_name(), fresh_name()
+    made = await push(OciImage([fresh_layer()]), reg.host, name, "v1")
+    await push(OciImage([fresh_layer()]), reg.host, name, "v2")
+    pulled = await store.ensure(f"{reg.host}/{name}:v1", MISSING)
+    asked = len(reg.requests)
+    for ref in (f"{name}@{made.digest}", f"{name}:v1@{made.digest}", f"{name}:v2@{made.digest}"):
+        for policy in (NEVER, MISSING, ALWAYS):
+            assert await store.ensure(f"{reg.host}/{ref}", policy) == pulled
+    assert len(reg.requests) == asked
+    assert await store.find(f"{reg.host}/{other}@{made.digest}") is None
+    with pytest.raises(PullError) as caught:
+        await store.ensure(f"{reg.host}/{name}@sha256:{'0' * 64}", NEVER)
+    assert caught.value.detail == "not_found"
+
+
+async def test_an_image_pulled_by_its_digest_is_known_by_it_and_not_by_its_tag(
+    store: Images, reg: registry.Registry
+) -> None:
+    name = fresh_name()
+    made = await push(OciImage([fresh_layer()]), reg.host, name, "v1")
+    by_digest = f"{reg.host}/{name}@{made.digest}"
+    assert (await store.ensure(by_digest, ALWAYS)).ref == by_digest
+    assert await store.find(by_digest)
+    assert await store.find(f"{reg.host}/{name}:v1") is None
+
+
+async def test_a_name_whose_digest_is_another_s_is_not_believed(
+    store: Images, session: Session, reg: registry.Registry
+) -> None:
+    name = fresh_name()
+    made = await push(OciImage([fresh_layer()]), reg.host, name, "v1")
+    await store.ensure(f"{reg.host}/{name}:v1", MISSING)
+    target = (await image_of(session, parse(f"{reg.host}/{name}:v1"))).target  # type: ignore[union-attr]  # it is there
+    lie = f"{reg.host}/{name}@sha256:{'1' * 64}"
+    image = images_pb2.Image(name=lie, target=target)
+    await session.call(rpcs.IMAGES_CREATE, images_pb2.CreateImageRequest(image=image))
+    assert target.digest == made.digest
+    assert await store.find(lie) is None
+    await session.call(rpcs.IMAGES_DELETE, images_pb2.DeleteImageRequest(name=lie))
+
+
 async def test_always_fetches_only_the_manifest_of_what_has_not_changed(
     store: Images, reg: registry.Registry
 ) -> None:
@@ -241,3 +287,22 @@ async def test_leases_of_an_earlier_milld_of_this_node_go_at_the_start(
         await start_images(nursery, session, node_id="gone-node")
         assert theirs in await leases(session)
         assert ours not in await leases(session)
+
+
+async def test_a_pull_tells_when_its_layers_were_there_and_when_unpacking_began(
+    store: Images, reg: registry.Registry
+) -> None:
+    name = fresh_name()
+    await push(OciImage([busybox_layer(), fresh_layer()]), reg.host, name, "v1")
+    ref = f"{reg.host}/{name}:v1"
+    before = time.time()
+    pulled = await store.ensure(ref, MISSING)
+    assert pulled.fetched is not None
+    assert pulled.unpack_began is not None
+    assert before < pulled.fetched < time.time()
+    assert before < pulled.unpack_began < time.time()
+    found = await store.ensure(ref, MISSING)
+    assert (found.fetched, found.unpack_began) == (None, None)
+    again = await store.ensure(ref, ALWAYS)
+    assert again.fetched is not None
+    assert again.unpack_began is None

@@ -5,13 +5,14 @@ from contextlib import aclosing
 from email.utils import formatdate
 
 import attrs
+import httpx
 import pytest
 import trio
 
 from mill.containerd import oci
 from mill.containerd.reference import parse
-from mill.containerd.registry import MANIFEST_LIMIT_BYTES, Patience, _retry_after_s
-from mill.containerd.transport import Refused
+from mill.containerd.registry import MANIFEST_LIMIT_BYTES, Patience
+from mill.containerd.transport import Refused, retry_after_s
 from mill.errors import PullError
 from tests import images
 from tests import registry as real
@@ -73,6 +74,15 @@ async def test_an_unknown_image_is_not_found(open_registry: real.Registry) -> No
 # -- answers that may get better ------------------------------------------------------------------------------------
 
 
+async def test_a_mirror_gets_one_more_try_and_soon() -> None:
+    async with serving(always(Reply(503))) as server, client(patience=Patience(first_s=0.01)) as registry:
+        hasty = registry.in_haste()
+        assert hasty.patience.delay_s(1, 3600) == 2
+        with pytest.raises(PullError, match="2 times in a row"):
+            await hasty.manifest(parse(f"{server.host}/x/y"))
+        assert len(server.asked) == 2
+
+
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
 async def test_a_passing_failure_is_waited_out(status: int) -> None:
     answers = iter([Reply(status, headers={"Retry-After": "0"}), Reply(status), Reply(body=DATA)])
@@ -106,10 +116,13 @@ def test_delays_double_and_a_registrys_wish_is_heeded_within_bounds() -> None:
 
 
 def test_retry_after_is_a_number_or_a_date() -> None:
-    assert _retry_after_s("7", 1000.0) == 7
-    assert _retry_after_s(formatdate(1030, usegmt=True), 1000.0) == 30
-    assert _retry_after_s("soon", 1000.0) is None
-    assert _retry_after_s(None, 1000.0) is None
+    def told(headers: dict[str, str]) -> float | None:
+        return retry_after_s(httpx.Response(429, headers=headers), 1000.0)
+
+    assert told({"Retry-After": " 7 "}) == 7
+    assert told({"Retry-After": formatdate(1030, usegmt=True)}) == 30
+    assert told({"Retry-After": "soon"}) is None
+    assert told({}) is None
 
 
 async def test_nobody_listening_is_network_and_says_so() -> None:
@@ -252,6 +265,13 @@ async def test_a_manifest_that_does_not_match_is_refused() -> None:
     assert (await manifest_failure(always(Reply(body=MANIFEST.manifest)), f"x/y@{wrong}"))[
         0
     ].detail == "digest"
+
+
+async def test_a_web_page_is_no_manifest() -> None:
+    page = Reply(body=b"<html>", headers={"Content-Type": "text/html; charset=utf-8"})
+    error, server = await manifest_failure(always(page))
+    assert (error.detail, len(server.asked)) == ("invalid", 1)
+    assert "web page: is it a registry?" in error.message
 
 
 async def test_a_manifest_that_is_too_large_is_refused() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from mill.containerd import rootfs
 from mill.containerd.proto import types_pb2
-from mill.containerd.rootfs import read_accounts, unmount
+from mill.containerd.rootfs import Looks, Seen, unmount
 from mill.containerd.users import Accounts
 from mill.errors import StartError
 
@@ -54,8 +54,12 @@ def bind(source: Path) -> types_pb2.Mount:
 
 
 def look(tmp_path: Path, mount: types_pb2.Mount) -> Accounts:
+    return seen(tmp_path, mount).accounts
+
+
+def seen(tmp_path: Path, mount: types_pb2.Mount, *names: str) -> Seen:
     folder = tmp_path / "task" / "rootfs"
-    found = read_accounts([mount], folder)
+    found = rootfs.look([mount], folder, names)
     assert not folder.exists()
     return found
 
@@ -142,14 +146,55 @@ def test_an_image_of_many_layers(tmp_path: Path, count: int) -> None:
 def test_a_mount_that_fails_is_a_start_error_and_leaves_nothing(tmp_path: Path) -> None:
     missing = overlay(tmp_path, tmp_path / "missing")
     with pytest.raises(StartError, match="cannot look into the image's files: No such file or directory"):
-        read_accounts([missing], tmp_path / "task")
+        rootfs.look([missing], tmp_path / "task")
     assert not (tmp_path / "task").exists()
     root = layer(tmp_path, "root")
     with pytest.raises(StartError, match="No such"):
-        read_accounts([bind(root), missing], tmp_path / "task")
+        rootfs.look([bind(root), missing], tmp_path / "task")
     assert not (tmp_path / "task").exists()
 
 
 def test_unmounting_what_is_not_mounted_is_nothing(tmp_path: Path) -> None:
     unmount(tmp_path)
     unmount(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("kind", ["bind", "overlay"])
+def test_folders_are_told_by_their_true_paths_and_never_by_the_host_s(tmp_path: Path, kind: str) -> None:
+    root = layer(tmp_path, "root")
+    for name in ("data/deep", "real"):
+        (root / name).mkdir(parents=True)
+    for name, target in {
+        "via": "real", "out": "../../../../../../etc", "abs": "/data", "nowhere": "/not/there", "circle": "circle", "up": "/",
+    }.items():  # fmt: skip
+        (root / name).symlink_to(target)
+    (root / "file").write_text("x")
+    names = (
+        "/data/deep",
+        "/via",
+        "/out",
+        "/abs/deep",
+        "/nowhere",
+        "/circle",
+        "/up",
+        "/file",
+        "/file/below",
+        "/new/one",
+    )
+    mount = bind(root) if kind == "bind" else overlay(tmp_path, root)
+    assert seen(tmp_path, mount, *names).folders == {
+        "/data/deep": "/data/deep", "/via": "/real", "/out": "/etc", "/abs/deep": "/data/deep", "/nowhere": None,
+        "/circle": None, "/up": "/", "/file/below": None, "/new/one": None,
+    }  # fmt: skip
+
+
+def test_looks_are_kept_by_layers_and_names_and_not_for_ever() -> None:
+    looks = Looks()
+    first, second = Seen(Accounts("first")), Seen(Accounts("second"))
+    looks.keep(("chain", ()), first)
+    looks.keep(("chain", ("/data",)), second)
+    assert (looks.seen["chain", ()], looks.seen["chain", ("/data",)]) == (first, second)
+    for number in range(rootfs._KEPT):
+        looks.keep((f"chain {number}", ()), first)
+    assert ("chain", ()) not in looks.seen
+    assert len(looks.seen) == rootfs._KEPT

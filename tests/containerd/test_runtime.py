@@ -16,7 +16,8 @@ from mill.containerd.proto import containers_pb2, tasks_pb2
 from mill.containerd.runtime import Runtime
 from mill.containerd.session import Session
 from mill.errors import Interrupted, PullError, StartError
-from mill.model import Mount, MountType, Network, PullPolicy, Size, Status, Time
+from mill.model import Deadline, Mount, MountType, Network, PullPolicy, Size, Status, Time
+from mill.tasks.marks import Marks
 from tests.containerd.tasks import OTHER_ID, Lab, descriptors, shim_sockets
 from tests.containerd.wire import until
 from tests.images import busybox_image, make_layer
@@ -182,7 +183,7 @@ async def test_an_image_that_is_not_here_is_not_found(lab: Lab, node: Runtime) -
     spec = lab.task(image="example.com/nothing/here:1", pull=PullPolicy.NEVER).record.spec
     assert await node.find_image(spec) is None
     with pytest.raises(PullError) as caught:
-        await node.pull(spec, lambda _: None)
+        await node.pull(spec, lambda _: None, Marks())
     assert caught.value.detail == "not_found"
 
 
@@ -285,6 +286,35 @@ async def test_a_record_without_a_process_is_interrupted_and_gone(lab: Lab) -> N
     assert await lab.left(next_node, container.id) == []
 
 
+@pytest.mark.parametrize("how", ["same boot", "another boot", "was running"])
+async def test_without_a_process_only_what_was_certainly_never_started_may_start(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A milld that was killed between the container's record and its creation leaves a record, and no process of it."""
+    original = Session.call
+
+    async def call(self: Session, rpc: Any, request: Any, **options: Any) -> Any:
+        if rpc is rpcs.TASKS_CREATE:
+            raise KeyboardInterrupt
+        return await original(self, rpc, request, **options)
+
+    node, task = lab.runtime(), lab.task("true")
+    boot_id = "another" if how == "another boot" else lab.clock.boot_id
+    task = attrs.evolve(task, owned=attrs.evolve(task.owned, pull_deadline=Deadline(boot_id, 0.0)))
+    monkeypatch.setattr(Session, "call", call)
+    with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True):
+        await lab.start(node, task)
+    monkeypatch.undo()
+    if how == "was running":
+        task = attrs.evolve(task, record=attrs.evolve(task.record, status=Status.RUNNING))
+    if how == "same boot":
+        assert await lab.runtime().adopt(task) is None
+    else:
+        with pytest.raises(Interrupted):
+            await lab.runtime().adopt(task)
+    assert await lab.left(node, task.record.id) == []
+
+
 async def test_the_record_carries_what_is_needed_to_build_ours_again(lab: Lab, node: Runtime) -> None:
     task = lab.task("sleep", "1000", env={"SECRET": "x"}, labels={"a": "b"})
     container = await lab.start(node, task)
@@ -361,3 +391,17 @@ async def test_no_descriptor_is_left_of_many_tasks(lab: Lab, node: Runtime) -> N
         await lab.said(node, lab.task("true"))
     pipes = 3 * 2  # held by the lab until its end
     assert descriptors() <= before + pipes
+
+
+async def test_a_start_tells_when_it_came_to_each_of_its_steps(node: Runtime, lab: Lab) -> None:
+    marks, task = Marks(), lab.task("true")
+    before = lab.clock.now()
+    container = await lab.start(node, task, marks)
+    assert marks.snapshot_made is not None
+    assert marks.container_made is not None
+    assert marks.launched is not None
+    assert before < marks.snapshot_made < marks.container_made <= container.started <= marks.launched
+    assert marks.launched < lab.clock.now()
+    await container.wait()
+    await container.delete()
+    await node.clean_up(task.record.id)

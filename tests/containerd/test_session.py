@@ -114,6 +114,40 @@ async def test_a_cancelled_call_is_cancelled_on_the_wire(data_dir: Path) -> None
         await until(cancelled.is_set, within_s=3)  # the handler itself gives up after ten
 
 
+async def test_every_call_that_ends_is_told_with_its_time_and_code(data_dir: Path) -> None:
+    go_on = threading.Event()
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        if request:
+            go_on.wait(10)
+            context.abort(grpc.StatusCode.NOT_FOUND, "no such task")
+        return b""
+
+    told: list[tuple[str, float, str]] = []
+    methods = {rpc: grpc.unary_unary_rpc_method_handler(answer) for rpc in (rpcs.VERSION, rpcs.TASKS_GET)}
+    with (
+        grpc_server(data_dir / "s", methods),
+        opened(str(data_dir / "s"), "mill", lambda *call: told.append(call)) as session,
+    ):
+        await session.call(rpcs.VERSION, Empty())
+        request = tasks_pb2.GetRequest(container_id="none")
+        with trio.move_on_after(0.1) as given_up:
+            await session.call(rpcs.TASKS_GET, request)
+        assert given_up.cancelled_caught
+        with pytest.raises(RpcTimeout):
+            await session.call(rpcs.TASKS_GET, request, timeout_s=0.3)
+        go_on.set()
+        with pytest.raises(RpcNotFound):
+            await session.call(rpcs.TASKS_GET, request)
+    assert [(path, code) for path, _, code in told] == [
+        (rpcs.VERSION.path, "OK"),
+        (rpcs.TASKS_GET.path, "DEADLINE_EXCEEDED"),
+        (rpcs.TASKS_GET.path, "NOT_FOUND"),
+    ]
+    assert 0.3 <= told[1][1] < 5
+    assert 0.0 < told[0][1] < 5
+
+
 async def test_a_call_in_a_cancelled_scope_is_not_made(data_dir: Path) -> None:
     arrived = []
 

@@ -54,6 +54,9 @@ def built(
     (("x",), None, ("e",), ("c",), ("x",)),
     (("x", "y"), ("a",), ("e",), ("c",), ("x", "y", "a")),
     (("x",), (), (), (), ("x",)),
+    (None, None, ("",), ("c",), ("c",)),
+    (None, ("a",), ("",), ("c",), ("a",)),
+    (("x",), None, ("",), ("c",), ("x",)),
 ])  # fmt: skip
 def test_entrypoint_and_cmd_are_merged_as_docker_merges_them(
     command: tuple[str, ...] | None,
@@ -85,7 +88,7 @@ def test_later_sources_of_a_variable_win() -> None:
         )
     )
     assert env == {
-        "PATH": "/p", "HOSTNAME": "t-1", "HOME": "/home/app", "A": "image", "B": "mill", "EMPTY": "", "BARE": "", "C": "x=y",
+        "PATH": "/p", "HOSTNAME": "t-1", "HOME": "/home/app", "A": "image", "B": "mill", "EMPTY": "", "C": "x=y",
         "PORT": "2", "D": "é\n",
     }  # fmt: skip
 
@@ -116,11 +119,12 @@ def test_it_is_plain_json() -> None:
 
 def test_the_process_is_kept_small() -> None:
     process = built(user=User(1000, 1001, (5, 6), "/home/app"))["process"]
-    assert process["user"] == {"uid": 1000, "gid": 1001, "additionalGids": [5, 6]}
+    assert process["user"] == {"uid": 1000, "gid": 1001, "additionalGids": [1001, 5, 6], "umask": 0o022}
     assert process["noNewPrivileges"] is True
     assert process["terminal"] is False
-    assert set(process["capabilities"]) == {"bounding", "effective", "permitted"}
-    assert process["capabilities"]["bounding"] == list(CAPABILITIES)
+    assert process["capabilities"] == {"bounding": list(CAPABILITIES)}
+    of_root = built(user=ROOT)["process"]["capabilities"]
+    assert of_root == {kind: list(CAPABILITIES) for kind in ("bounding", "effective", "permitted")}
     assert len(CAPABILITIES) == 14
     assert not {
         "CAP_SYS_ADMIN",
@@ -137,6 +141,11 @@ def test_the_process_is_kept_small() -> None:
 )
 def test_the_working_directory(asked: str | None, image: str, cwd: str) -> None:
     assert built(a_spec(workdir=asked), image=attrs.evolve(IMAGE, workdir=image))["process"]["cwd"] == cwd
+
+
+def test_an_image_with_a_relative_working_directory_is_told_so() -> None:
+    with pytest.raises(StartError, match="'app' is not absolute: give one with --workdir"):
+        built(image=attrs.evolve(IMAGE, workdir="app"))
 
 
 @pytest.mark.parametrize(("hard", "soft"), [(524288, 1024), (1024, 1024), (512, 512)])
@@ -156,6 +165,14 @@ def test_namespaces(network: Network, v2: bool, own: set[str]) -> None:  # noqa:
     linux = built(a_spec(network=network), host=attrs.evolve(HOST, cgroup_v2=v2))["linux"]
     assert {one["type"] for one in linux["namespaces"]} == own
     assert len(linux["namespaces"]) == len(own)
+
+
+def test_only_a_network_of_its_own_is_tuned() -> None:
+    assert built(a_spec(network=Network.NONE))["linux"]["sysctl"] == {
+        "net.ipv4.ip_unprivileged_port_start": "0",
+        "net.ipv4.ping_group_range": "0 2147483647",
+    }
+    assert "sysctl" not in built(a_spec(network=Network.HOST))["linux"]
 
 
 def test_memory_is_a_limit_with_swap_only_where_it_can_be_set() -> None:

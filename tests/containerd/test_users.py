@@ -23,6 +23,7 @@ video:x:44:other
 audio:x:29:app
 own:x:1001:app
 bare:x:77
+4321:x:78:
 """
 KNOWN = Accounts(PASSWD, GROUP)
 
@@ -44,7 +45,8 @@ KNOWN = Accounts(PASSWD, GROUP)
     ("4321", User(4321, 0, (), "/")),
     ("4321:4321", User(4321, 4321, (), "/")),
     ("2147483647", User(2147483647, 0, (), "/")),
-    ("1234", User(55, 56, (), "/n")),  # a name of digits comes before the number
+    ("1234", User(1234, 0, (), "/")),  # a name of digits is never meant
+    ("1234:4321", User(1234, 4321, (), "/")),
     ("nohome", User(7, 8, (), "/")),
     ("short", User(9, 9, (), "/short")),
 ])  # fmt: skip

@@ -18,7 +18,7 @@ from mill.units import KIB
 async def capture(data_dir: Path, task_id: str) -> None:
     async with trio.open_nursery() as nursery:
         logs = await nursery.start(store.serve, data_dir, time.time)
-        await logs.open(task_id)
+        await (await logs.open(task_id)).wait_held()
         print("open", os.getpid(), flush=True)
         await trio.sleep_forever()
 

@@ -11,7 +11,8 @@ import trio
 
 from mill.logs import store
 from mill.logs.frames import LogChunk, LogRequest
-from mill.logs.store import Logs, TaskPipes
+from mill.logs.pipes import TaskPipes
+from mill.logs.store import HeldPipes, Logs
 
 POLL_S = 0.002
 SOON_S = 10.0
@@ -24,6 +25,13 @@ async def running(data_dir: Path) -> AsyncIterator[Logs]:
     async with trio.open_nursery() as nursery:
         yield await nursery.start(store.serve, data_dir, time.time)
         nursery.cancel_scope.cancel()
+
+
+async def held(logs: Logs, task_id: str) -> HeldPipes:
+    """Opened, and safe from milld's end: as a task finds it when it starts."""
+    opened = await logs.open(task_id)
+    await opened.wait_held()
+    return opened
 
 
 async def wait_until(condition: Callable[[], Any], within_s: float = SOON_S) -> Any:

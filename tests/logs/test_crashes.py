@@ -15,8 +15,9 @@ from structlog.testing import capture_logs
 
 from mill.logs import holding, segments
 from mill.logs.index import STREAMS, bases_of, decode, segment_name
-from mill.logs.store import Logs, TaskPipes
-from tests.logs.lab import Writer, holders, read, running, text, text_once, wait_until
+from mill.logs.pipes import TaskPipes
+from mill.logs.store import Logs
+from tests.logs.lab import Writer, held, holders, read, running, text, text_once, wait_until
 
 ROOT = Path(__file__).parents[2]
 KILLS = 30
@@ -201,7 +202,7 @@ async def test_what_a_task_wrote_and_then_ended_while_nobody_read_is_not_lost(
 
 async def test_a_restarted_store_goes_on_after_the_last_byte_with_the_same_holder(data_dir: Path) -> None:
     async with running(data_dir) as logs:
-        with Writer(await logs.open("a-1")) as task:
+        with Writer(await held(logs, "a-1")) as task:
             task.out(b"one\n")
             await text_once(logs, "a-1", b"one\n")
     first = holders(data_dir)
@@ -209,7 +210,7 @@ async def test_a_restarted_store_goes_on_after_the_last_byte_with_the_same_holde
         task.out(b"two\n")
     async with running(data_dir) as logs:
         assert holders(data_dir) == first
-        with Writer(await logs.open("a-1")) as task:
+        with Writer(await held(logs, "a-1")) as task:
             task.out(b"three\n")
             await text_once(logs, "a-1", b"one\ntwo\nthree\n")
         await logs.drain("a-1")
@@ -224,7 +225,7 @@ async def test_a_drain_that_was_cut_short_is_finished_later(
 ) -> None:
     """Its steps, in this order: all is read, the marker written, the FIFOs removed."""
     async with running(data_dir) as logs:
-        with Writer(await logs.open("a-1")) as task:
+        with Writer(await held(logs, "a-1")) as task:
             task.out(b"x\n")
             await text_once(logs, "a-1", b"x\n")
     for name in {"stdout", "stderr"} - set(left):
@@ -242,9 +243,9 @@ async def test_a_drain_that_was_cut_short_is_finished_later(
 async def test_a_task_that_was_opened_again_after_its_drain_is_drained_again(data_dir: Path) -> None:
     """Adoption may open what ended; should milld die once more, the old marker must not count."""
     async with running(data_dir) as logs:
-        await logs.open("a-1")
+        await held(logs, "a-1")
         await logs.drain("a-1")
-        await logs.open("a-1")
+        await held(logs, "a-1")
     with Writer(pipes_of(data_dir, "a-1")) as task:
         task.out(b"more\n")
     assert (await drained(data_dir, "a-1"))["stdout"] == b"more\n"
@@ -252,8 +253,8 @@ async def test_a_task_that_was_opened_again_after_its_drain_is_drained_again(dat
 
 async def test_a_holder_that_was_killed_is_replaced_and_holds_again(logs: Logs, data_dir: Path) -> None:
     with capture_logs() as said:
-        pipes = await logs.open("a-1")
-        await logs.open("a-2")
+        pipes = await held(logs, "a-1")
+        await held(logs, "a-2")
         (first,) = holders(data_dir)
         os.kill(first, signal.SIGKILL)
         await wait_until(lambda: said)
@@ -263,7 +264,7 @@ async def test_a_holder_that_was_killed_is_replaced_and_holds_again(logs: Logs, 
         with Writer(pipes) as task:
             task.out(b"after\n")
             await text_once(logs, "a-1", b"after\n")
-        await logs.open("a-3")
+        await held(logs, "a-3")
         assert holders(data_dir) == [second]
     assert [(line["log_level"], line["event"]) for line in said] == [
         ("warning", "the log holder is gone; starting another")
@@ -285,7 +286,7 @@ async def test_without_a_holder_logs_are_taken_all_the_same(
     monkeypatch.setattr(holding, "RETRY_S", 0.01)
     monkeypatch.setattr(holding, "ANSWER_S", 0.05)
     monkeypatch.setattr(holding, "_start", refuse)
-    pipes = await logs.open("a-1")
+    pipes = await held(logs, "a-1")
     with capture_logs() as said:
         for pid in holders(data_dir):
             os.kill(pid, signal.SIGKILL)
@@ -298,7 +299,7 @@ async def test_without_a_holder_logs_are_taken_all_the_same(
                 task.out(b"heard\n")
                 await wait_until(lambda: logs._live["a-1"].sources[0].writer.end % 6 == 0)
         await text_once(logs, "a-1", b"heard\n" * 3)
-        await logs.open("a-2")
+        await held(logs, "a-2")
         allowed.set()
         await wait_until(logs._holder._connected.is_set)
         assert await logs._holder.held() == {"a-1", "a-2"}
@@ -309,7 +310,7 @@ async def test_with_milld_and_holder_both_killed_the_shim_keeps_the_bytes_while_
     data_dir: Path,
 ) -> None:
     async with running(data_dir) as logs:
-        shim = Writer(await logs.open("a-1"), shim=True)
+        shim = Writer(await held(logs, "a-1"), shim=True)
     with shim:
         shim.out(b"one\n")
         for pid in holders(data_dir):
@@ -317,7 +318,7 @@ async def test_with_milld_and_holder_both_killed_the_shim_keeps_the_bytes_while_
         await wait_until(lambda: not holders(data_dir))
         shim.out(b"two\n")
         async with running(data_dir) as logs:
-            await logs.open("a-1")
+            await held(logs, "a-1")
             await text_once(logs, "a-1", b"one\ntwo\n")
     assert (await drained(data_dir, "a-1"))["stdout"] == b"one\ntwo\n"
 
@@ -326,7 +327,7 @@ async def test_a_data_directory_with_a_very_long_name_has_a_holder_too(data_dir:
     deep = data_dir / ("d" * 200)
     deep.mkdir()
     async with running(deep) as logs:
-        await logs.open("a-1")
+        await held(logs, "a-1")
         assert await logs._holder.held() == {"a-1"}
         await logs.drain("a-1")
     await wait_until(lambda: not holders(deep))

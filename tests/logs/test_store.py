@@ -137,6 +137,7 @@ async def test_draining_takes_what_was_written_last_and_may_be_repeated(logs: Lo
     assert not (data_dir / "fifos" / "a-1").exists()
     assert await text(logs, "a-1", follow=True, stream="stdout") == b"x" * 60_000
     assert await text(logs, "a-1", follow=True, stream="stderr") == b"last words"
+    assert (logs.budget.output_bytes, logs.budget.lost_bytes) == (60_010, 0)
 
 
 async def test_all_is_in_the_files_before_the_holder_is_told_to_let_go(
@@ -314,6 +315,20 @@ async def test_a_full_disk_holds_up_its_task_says_so_once_and_loses_nothing(
         ("warning", "a-1", "stdout"),
         ("info", "a-1", "stdout"),
     ]
+    assert (logs.budget.output_bytes, logs.budget.lost_bytes) == (len(data) + len("the others go on\n"), 0)
+
+
+async def test_what_a_full_disk_keeps_from_its_log_up_to_the_end_is_counted(
+    logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "DRAIN_S", 0.1)
+    with Writer(await logs.open("a-1")) as task, capture_logs(), files_limited_to(10_000):
+        task.out(b"x" * 30_000)
+        await wait_until(lambda: logs.budget.output_bytes == 10_000)
+        task.close()
+        await logs.drain("a-1")
+    assert await text(logs, "a-1", follow=True) == b"x" * 10_000
+    assert (logs.budget.output_bytes, logs.budget.lost_bytes) == (10_000, 20_000)
 
 
 async def test_an_end_that_cannot_be_written_holds_up_nobody_and_may_be_tried_again(

@@ -45,6 +45,16 @@ async def run(client: Client, *args: str, **fields: Any) -> Record:
     return await end_of(client, await spawn(client, *args, **fields))
 
 
+async def cleaned_up(client: Client, task_id: str) -> Record:
+    """The record of an ended task of which nothing else is left: its last version."""
+
+    async def clean() -> bool:
+        return (await client.get(task_id)).times.cleaned is not None
+
+    await until(clean)
+    return await client.get(task_id)
+
+
 async def printed(client: Client, task_id: str, **query: Any) -> str:
     """Both streams, or as *query* says, up to now."""
     return b"".join([line.data async for line in client.logs(task_id, follow=False, **query)]).decode()

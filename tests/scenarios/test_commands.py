@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,31 @@ def test_ctrl_c_kills_the_task_and_a_second_one_at_once(node: Node, presses: int
         if record["spec"]["args"] == ["sh", "-c", "echo ready; sleep 1000"]
     ]
     assert {(record["status"], record["reason"]) for record in ended} == {("stopped", "killed")}
+
+
+def test_inspect_draws_the_phases_of_a_whole_life(node: Node) -> None:
+    task_id = spawned(node, "--", "sleep", "0.3")
+    node.mill("wait", task_id)
+    until = time.monotonic() + 20
+    while "clean up" not in (drawn := node.mill("inspect", "--timeline", task_id).stdout):
+        assert time.monotonic() < until, drawn
+    assert [line.split()[0] for line in drawn.splitlines()[1:]] == [
+        "place", "queue", "snapshot", "create", "start", "run", "clean",
+    ]  # fmt: skip
+    record = json.loads(node.mill("inspect", "--json", task_id).stdout)
+    times = {name: at for name, at in record["times"].items() if at is not None}
+    order = (
+        "created",
+        "placed",
+        "queued",
+        "start_began",
+        "snapshot_made",
+        "container_made",
+        "started",
+        "launched",
+        "finished",
+        "cleaned",
+    )
+    assert list(order) == sorted(order, key=lambda name: (times[name], order.index(name)))
+    assert (record["status"], record["version"]) == ("stopped", 4)
+    assert "cleaned:" in node.mill("inspect", task_id).stdout

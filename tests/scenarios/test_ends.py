@@ -13,7 +13,17 @@ from tests import leaks
 from tests import registry as real
 from tests.images import busybox_image, push
 from tests.node import MakeNode, Node, free_port
-from tests.scenarios.acts import SMALL, end_of, pid_one, run, running, shim_of, spawn, until_printed
+from tests.scenarios.acts import (
+    SMALL,
+    cleaned_up,
+    end_of,
+    pid_one,
+    run,
+    running,
+    shim_of,
+    spawn,
+    until_printed,
+)
 from tests.scenarios.bad_registry import BadRegistry
 
 EAT = "a=x; while :; do a=$a$a; done"
@@ -218,7 +228,10 @@ async def test_a_lost_shim_is_interrupted_without_an_exit_code(client: Client, n
     record = await end_of(client, task_id)
     assert (record.status, record.reason, record.exit_code) == (Status.FAILED, Reason.INTERRUPTED, None)
     check_times(record)
-    leaks.shim_socket(node.site().socket, task_id).unlink()  # containerd leaves it when it loses a shim
+    await cleaned_up(client, task_id)
+    assert not leaks.shim_socket(
+        node.site().socket, task_id
+    ).exists()  # which containerd leaves when it loses a shim
 
 
 async def test_killed_says_who_and_which_signal(client: Client) -> None:
@@ -237,7 +250,7 @@ async def test_killed_says_who_and_which_signal(client: Client) -> None:
 
 async def test_the_end_of_a_task_is_the_same_from_every_door(client: Client, node: Node) -> None:
     """GET, list and `mill inspect --json` agree, and a kill changes nothing any more: terminal is terminal."""
-    record = await run(client, "sh", "-c", "exit 9")
+    record = await cleaned_up(client, (await run(client, "sh", "-c", "exit 9")).id)
     answer = node.api("DELETE", f"/v1/tasks/{record.id}")
     assert answer.status_code == httpx.codes.OK
     assert await client.get(record.id) == record

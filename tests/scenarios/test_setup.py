@@ -1,6 +1,7 @@
 """milld that cannot start: one clear line, exit code 2, nothing started, nothing left. And what a good start leaves behind."""
 
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import leaks
-from tests.node import MILLD, Node, free_port
+from tests.node import MILLD, MakeNode, Node, free_port
 
 
 def refused(node: Node, *command: str, program: tuple[str, ...] = tuple(MILLD), told: str) -> None:
@@ -93,6 +94,28 @@ def test_without_permission(node: Node, tmp_path: Path) -> None:
 def test_a_data_directory_that_is_a_file(node: Node, tmp_path: Path) -> None:
     (tmp_path / "d").write_text("")
     refused(node, *options(tmp_path), told=str(tmp_path / "d"))
+
+
+def test_systemd_is_told_by_milld_itself_when_it_is_ready_and_when_it_stops(
+    make_node: MakeNode, tmp_path: Path
+) -> None:
+    """As a unit of type notify takes it: from the main process, whose pid the kernel vouches for."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        systemd.settimeout(20)
+        node = make_node(name="told", busybox=False, environ={"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        pid = node.pid
+        ready = f"READY=1\nSTATUS=node told, API at {node.address}, containerd at {node.socket}"
+        assert told_systemd(systemd) == (ready, pid)
+        node.terminate()
+        assert told_systemd(systemd) == ("STOPPING=1\nSTATUS=stopping; tasks run on", pid)
+
+
+def told_systemd(systemd: socket.socket) -> tuple[str, int]:
+    """What came, and the pid of who sent it (SCM_CREDENTIALS of unix(7): pid, uid, gid)."""
+    text, ((_, _, credentials),), _, _ = systemd.recvmsg(4096, socket.CMSG_SPACE(12))
+    return text.decode(), struct.unpack("3i", credentials)[0]
 
 
 def test_a_node_at_rest_is_small_and_has_three_processes(node: Node) -> None:

@@ -4,12 +4,14 @@ Every call that matters leaves a line in one journal, so that a test can read th
 in its fake runtime and goes on while no milld looks, as the real one does.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import attrs
 import trio
 
+from mill.convert import format_time, to_json
 from mill.errors import Conflict, Interrupted, MillError, PullError, StartError
 from mill.model import (
     Exit,
@@ -23,6 +25,8 @@ from mill.model import (
     Usage,
 )
 from mill.tasks.filter import Filter
+from mill.tasks.journal import Event
+from mill.tasks.marks import Marks
 from mill.tasks.ports import OpenPipes
 from mill.tasks.states import Toll
 
@@ -69,6 +73,10 @@ class FakeRecords:
     async def put(self, task: Task) -> None:
         await self._write(task, "put")
 
+    async def amend(self, task: Task) -> None:
+        if task.record.id in self.rows:
+            await self._write(task, "amend")
+
     async def _write(self, task: Task, verb: str) -> None:
         with trio.CancelScope(shield=True):
             await trio.sleep(self.write_s)
@@ -97,11 +105,66 @@ class FakeRecords:
         found.sort(key=lambda record: (record.times.created, record.id), reverse=True)
         return [r for r in found if after is None or (r.times.created, r.id) < after][:limit]
 
+    async def longest_ended(self, after: tuple[float, str] | None, limit: int) -> list[tuple[float, str]]:
+        await trio.lowlevel.checkpoint()
+        ended = ((task.record.times.finished, task.record.id) for task in self.rows.values())
+        found = sorted((float(time), task_id) for time, task_id in ended if time is not None)
+        return [each for each in found if after is None or each > after][:limit]
+
+    async def expired(self, ended_before: float, limit: int, *, boot_id: str, at_s: float) -> list[str]:
+        found = []
+        for time, task_id in await self.longest_ended(None, len(self.rows)):
+            ended = self.rows[task_id].owned.ended
+            old = ended is None or ended.boot_id != boot_id or ended.at_s <= at_s
+            if time <= ended_before and old:
+                found.append(task_id)
+        return found[:limit]
+
+    async def delete(self, task_id: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.rows.pop(task_id, None)
+
+
+@attrs.define(eq=False)
+class FakeJournal:
+    """State changes in memory; `reads` remembers what was asked of the table, `slow_s` is what a read takes."""
+
+    epoch: str = "e0"
+    head: int = 0
+    kept: list[Event] = attrs.field(factory=list)
+    reads: list[tuple[int, int]] = attrs.field(factory=list)
+    slow_s: float = 0.0
+    _news: trio.Event = attrs.field(factory=trio.Event)
+
+    def add(self, *records: Record) -> None:
+        """Committed and told."""
+        for record in records:
+            self.head += 1
+            text = json.dumps(to_json(record))
+            self.kept.append(Event(self.head, format_time(EPOCH + self.head), text))
+        self._news.set()
+        self._news = trio.Event()
+
+    def forget(self, *seqs: int) -> None:
+        self.kept = [event for event in self.kept if event.seq not in seqs]
+
+    async def events(self, after: int, upto: int, limit: int) -> list[Event]:
+        await trio.sleep(self.slow_s)
+        self.reads.append((after, upto))
+        return [event for event in self.kept if after < event.seq <= upto][:limit]
+
+    async def wait_event(self, after: int) -> None:
+        while self.head <= after:
+            await self._news.wait()
+
 
 @attrs.frozen
 class FakePipes:
     stdout: Path = Path("/fake/stdout")
     stderr: Path = Path("/fake/stderr")
+
+    async def wait_held(self) -> None:
+        await trio.lowlevel.checkpoint()
 
 
 @attrs.define
@@ -227,12 +290,13 @@ class FakeRuntime:
             raise self.find_error
         return spec.image if spec.image in self.images else None
 
-    async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None]) -> str:
+    async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None], marks: Marks) -> str:
         self.journal.append("pull")
         on_progress(PullProgress(1, 2))
         await trio.sleep(self.pull_s)
         if self.pull_error is not None:
             raise self.pull_error
+        marks.fetched = self.clock.now()
         return spec.image
 
     def run(self, task_id: str, program: Program | None = None) -> FakeContainer:
@@ -249,10 +313,11 @@ class FakeRuntime:
         self.containers[task_id] = container
         return container
 
-    async def start(self, task: Task, image: object, open_pipes: OpenPipes) -> FakeContainer:  # noqa: ARG002 -- the port's
+    async def start(self, task: Task, image: object, open_pipes: OpenPipes, marks: Marks) -> FakeContainer:  # noqa: ARG002 -- the port's
         assert task.record.id not in self.containers, "a task runs once"
         await open_pipes()
         self.journal.append("start")
+        marks.snapshot_made = self.clock.now()
         try:
             await trio.sleep(self.start_s)
         except trio.Cancelled:
@@ -261,6 +326,7 @@ class FakeRuntime:
             raise
         if self.start_error is not None:
             raise self.start_error
+        marks.launched = self.clock.now()
         return self.run(task.record.id)
 
     async def adopt(self, task: Task) -> FakeContainer | None:

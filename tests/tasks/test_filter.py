@@ -21,6 +21,7 @@ RECORD = make_record(
         Filter(node="node-1"),
         Filter(node="n1"),
         Filter(template="agent"),
+        Filter(task="web-0000"),
         Filter(("running",), (("env", "prod"),), "node-1", "agent"),
     ],
 )
@@ -37,6 +38,7 @@ def test_a_filter_accepts_what_matches_in_every_respect(wanted: Filter) -> None:
         Filter(labels=(("team", "a"), ("team", "b"))),
         Filter(node="node"),
         Filter(template="agen"),
+        Filter(task="web-000"),
         Filter(("running",), (("env", "prod"),), "node-2", "agent"),
     ],
 )

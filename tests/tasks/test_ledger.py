@@ -68,6 +68,19 @@ def test_what_can_never_fit_names_the_field() -> None:
     ledger.check_ever_fits(Resources(2.0, GIB))
 
 
+def test_refusals_are_counted_by_reason_and_nothing_else_is() -> None:
+    ledger = Ledger(Resources(2.0, GIB))
+    ledger.check_ever_fits(Resources(2.0, GIB))
+    ledger.reserve("a", Resources(1.5, MIB))
+    for asked in (Resources(1.0, MIB), Resources(0.1, GIB)):
+        with pytest.raises(NoCapacity):
+            ledger.reserve("b", asked)
+    for asked in (Resources(2.5, MIB), Resources(1.0, 2 * GIB), Resources(3.0, 2 * GIB)):
+        with pytest.raises(FieldError):
+            ledger.check_ever_fits(asked)
+    assert ledger.refusals == {"no_capacity": 2, "never_fits": 3}
+
+
 def test_an_adopted_task_holds_its_share_even_where_that_is_too_much() -> None:
     ledger = Ledger(Resources(1.0, GIB))
     ledger.adopt("a", Resources(3.0, 2 * GIB))

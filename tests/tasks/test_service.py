@@ -45,6 +45,10 @@ async def test_a_spawn_of_an_image_that_is_there_answers_starting(scene: Scene) 
         assert (record.status, record.times.pulled) == (Status.STARTING, EPOCH)
         always = await tasks.spawn(SpawnRequest(image=BUSYBOX, pull=PullPolicy.ALWAYS), {})
         assert always.status is Status.PULLING
+        by_digest = f"busybox@sha256:{'0a' * 32}"
+        scene.runtime.images.add(by_digest)
+        fixed = await tasks.spawn(SpawnRequest(image=by_digest, pull=PullPolicy.ALWAYS), {})
+        assert fixed.status is Status.STARTING
         await wait_all_tasks_blocked()
         assert scene.journal.count("pull") == 1
 
@@ -314,8 +318,8 @@ async def test_a_kill_of_an_ended_task_answers_its_record_and_changes_nothing(sc
     scene.runtime.program = Program(5)
     async with scene.milld() as tasks:
         task_id = await spawn(tasks)
-        ended = await tasks.wait(task_id, "terminal", 60.0)
+        await tasks.wait(task_id, "terminal", 60.0)
         await wait_all_tasks_blocked()
-        before = list(scene.journal)
+        ended, before = await tasks.get(task_id), list(scene.journal)
         assert await tasks.kill(task_id, "admin", signal=None, grace=None) == ended
         assert scene.journal == before

@@ -118,10 +118,11 @@ async def test_a_bug_of_ours_fails_that_task_and_spares_the_others(scene: Scene)
         assert "internal error" in str(record.message)
         await wait_all_tasks_blocked()
         assert not container.alive
-        assert scene.journal[-3:] == [
+        assert scene.journal[-4:] == [
             "clean up",
             "drain logs",
             "clean up",
+            "amend failed",
         ]  # no writer is left when the log is closed
         assert list(tasks.ledger.reservations) == [fine]
         assert (await tasks.wait(fine, "terminal", 200.0)).reason is Reason.EXIT

@@ -122,6 +122,39 @@ async def test_progress_is_shown_and_never_stored(scene: Scene) -> None:
     assert live.record.pull is None
 
 
+async def test_every_commit_is_told_once_it_is_stored_and_before_anybody_wakes(scene: Scene) -> None:
+    told: list[tuple[Status, Status, int]] = []
+
+    def on_commit(before: Record, after: Record) -> None:
+        assert scene.records.rows[after.id].record == after == live.task.record
+        assert not woken
+        told.append((before.status, after.status, after.version - before.version))
+
+    async def wait() -> None:
+        await live.wait_change()
+        woken.append(trio.current_time())
+
+    woken: list[float] = []
+    row = Task(make_record())
+    scene.records.rows[row.record.id] = row
+    live = Table(scene.records, on_commit).add(row)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        await live.advance(starting)
+    assert len(woken) == 1
+    woken.clear()
+    with pytest.raises(IllegalMove):
+        await live.advance(starting)
+    await live.commit(lambda task: task)
+    await live.advance(running)
+    assert told == [
+        (Status.PULLING, Status.STARTING, 1),
+        (Status.STARTING, Status.STARTING, 0),
+        (Status.STARTING, Status.RUNNING, 1),
+    ]
+
+
 async def test_the_table_holds_what_was_added_until_it_is_dropped(scene: Scene) -> None:
     table = Table(scene.records)
     live = table.add(Task(make_record()))

@@ -1,0 +1,56 @@
+"""Ports and who has them, by real listeners; nftables by the real kernel."""
+
+import errno
+import os
+import socket
+
+import pytest
+
+from mill.config import Config
+from mill.daemon.doctor import network
+from mill.daemon.doctor.host import Host
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_who_listens_is_named(address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, 0), family=family) as taken:
+        port = taken.getsockname()[1]
+        shown = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        (finding,) = network.ports(Host(Config(listen=shown)))
+        assert finding.level == "problem"
+        assert f"in use by pid {os.getpid()} (" in finding.found
+        assert "--listen" in finding.advice[0]
+    (finding,) = network.ports(Host(Config(listen=shown)))
+    assert (finding.level, "is free" in finding.found) == ("ok", True)
+
+
+def test_an_address_of_another_host() -> None:
+    (finding,) = network.ports(Host(Config(listen="192.0.2.1:4400")))
+    assert finding.level == "problem"
+    assert "cannot listen on 192.0.2.1:4400" in finding.found
+
+
+def test_milld_s_own_port_is_no_conflict() -> None:
+    used = OSError(errno.EADDRINUSE, "Address already in use")
+    assert network.judge_port("127.0.0.1:4400", used, 7, 7, "milld").level == "ok"
+    assert network.judge_port("127.0.0.1:4400", used, 7, None, "other").level == "problem"
+    unseen = network.judge_port("127.0.0.1:4400", used, None, 7, "")
+    assert (unseen.level, "cannot be seen" in unseen.found) == ("problem", True)
+
+
+def test_an_api_off_loopback_is_plain_http() -> None:
+    assert list(network.exposure(Host(Config(listen="127.0.0.1:4400")))) == []
+    assert list(network.exposure(Host(Config(listen="[::1]:4400")))) == []
+    (finding,) = network.exposure(Host(Config(listen=":4400")))
+    assert (finding.level, "0.0.0.0" in finding.found) == ("warning", True)
+
+
+def test_nftables_answers_or_says_why_not() -> None:
+    (finding,) = network.nftables(Host(Config()))
+    assert finding.level in {"ok", "warning"}
+    assert "could not" not in finding.found
+    refused = network.judge_nftables("Operation not supported", None)
+    assert (refused.level, "Operation not supported" in refused.found) == ("warning", True)
+    assert "not installed" in network.judge_nftables("", None).found
+    assert network.judge_nftables("", "/usr/sbin/nft").found == "the kernel takes rules"
