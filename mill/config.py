@@ -130,6 +130,7 @@ class Config:
     name: str | None = None
     containerd: str = "auto"
     runtime: str = "runc"
+    systemd_cgroup: bool = False
     listen: str = DEFAULT_LISTEN
     advertise: str | None = None
     cpu: float | None = None
@@ -221,6 +222,15 @@ def _retention(value: object) -> float:
     return seconds
 
 
+def switch(value: object) -> bool:
+    """An option that is on or off: a flag may do without a value."""
+    known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    text = str(value).lower() if isinstance(value, str | bool) else ""
+    if text not in known:
+        raise ValueError(f"{value!r} is neither true nor false")
+    return known[text]
+
+
 def _paths(value: object) -> tuple[str, ...]:
     paths = value.split(":") if isinstance(value, str) else value
     if not isinstance(paths, list) or not all(
@@ -238,6 +248,7 @@ OPTIONS: Mapping[str, tuple[Callable[[object], Any], str]] = {
         "auto (the system's if it answers, else our own), embedded, or a socket's path",
     ),
     "runtime": (_text, "the OCI runtime: runc, crun, runsc, or the absolute path of one"),
+    "systemd_cgroup": (switch, "have systemd make the tasks' cgroups (as slices and scopes of its own)"),
     "listen": (_listen, "address and port of the API"),
     "advertise": (_advertise, "the IP address that others reach this node by"),
     "cpu": (_cpu, "cores this node offers (default: what it has, less a reserve)"),

@@ -29,6 +29,7 @@ EVERY_OPTION = {
     "name": "node-7",
     "containerd": "/run/c.sock",
     "runtime": "crun",
+    "systemd_cgroup": "true",
     "listen": "0.0.0.0:80",
     "advertise": "192.0.2.1",
     "cpu": "2.5",
@@ -74,12 +75,12 @@ def test_every_option_can_come_from_each_source_and_means_the_same(write: Write)
     lines = [f'{option.replace("_", "-")} = "{text}"' for option, text in EVERY_OPTION.items()]
     assert by_flags == by_environment == load({}, {}, write("\n".join(lines)))
     assert by_flags == Config(
-        Path("/srv/mill"), "node-7", "/run/c.sock", "crun", "0.0.0.0:80", "192.0.2.1", 2.5, 2 * GIB,
+        Path("/srv/mill"), "node-7", "/run/c.sock", "crun", True, "0.0.0.0:80", "192.0.2.1", 2.5, 2 * GIB,
         Path("/root/config.json"), 20 * GIB, ("/srv", "/data"), 16 * MIB, 7200.0,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", sorted(OPTIONS.keys() - {"systemd_cgroup"}))
 def test_flags_win_over_the_environment_and_that_over_the_file(option: str, write: Write) -> None:
     texts = {
         "cpu": "123",
@@ -108,6 +109,15 @@ def test_flags_win_over_the_environment_and_that_over_the_file(option: str, writ
     assert got({option: first}, variable, file) == alone(first)
     assert got({option: None}, variable, file) == alone(second)
     assert got({}, {f"MILL_{option.upper()}": ""}, file) == alone(third)
+
+
+def test_a_switch_is_on_or_off_by_every_source(write: Write) -> None:
+    on, off = write("systemd-cgroup = true"), {"MILL_SYSTEMD_CGROUP": "false"}
+    assert load({}, {}, on).systemd_cgroup is True
+    assert load({}, off, on).systemd_cgroup is False
+    assert load({"systemd_cgroup": "yes"}, off, None).systemd_cgroup is True
+    said = refused({"systemd_cgroup": "maybe"})
+    assert said == "--systemd-cgroup: 'maybe' is neither true nor false"
 
 
 def test_the_file_may_write_numbers_and_lists_as_toml_has_them(write: Write) -> None:

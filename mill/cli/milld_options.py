@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mill.cli import complete
-from mill.config import OPTIONS
+from mill.config import OPTIONS, switch
 
 
 def milld_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -20,9 +20,11 @@ def milld_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="A TOML file with these options.",
         shell_complete=complete.files,
     )(command)
-    for name, (_, text) in reversed(list(OPTIONS.items())):
+    for name, (parse, text) in reversed(list(OPTIONS.items())):
         capital = text[0].upper() + text[1:] + "."
-        command = click.option(_flag(name), name, metavar=_META.get(name, "TEXT"), help=capital)(command)
+        bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if parse is switch else {}
+        option = click.option(_flag(name), name, metavar=_META.get(name, "TEXT"), help=capital, **bare)
+        command = option(command)
     return command
 
 

@@ -160,6 +160,10 @@ class Cgroups:
             (folder / "cpu.cfs_period_us").write_text(str(period_us), encoding="ascii")
             (folder / "cpu.cfs_quota_us").write_text(str(quota_us), encoding="ascii")
 
+    def exists(self, path: str) -> bool:
+        """Whether any hierarchy has a cgroup at *path*."""
+        return any((base / path.lstrip("/")).is_dir() for base in self._bases())
+
     def children(self, path: str) -> set[str]:
         """Names of the cgroups below *path* in any hierarchy."""
         found: set[str] = set()

@@ -3,7 +3,7 @@
 import os
 import resource
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,7 +22,7 @@ INIT_PROGRAMS = ("docker-init", "tini-static", "catatonit", "tini")
 _LOOPBACK = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 
-def describe(machine: str, cgroups: Cgroups) -> Host:
+def describe(machine: str, cgroups: Cgroups, annotations: Mapping[str, str] | None = None) -> Host:
     """The host, as far as it is the same for all containers; *machine* as ``platform.machine()``. Blocks for a few files."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     own_score = int(Path("/proc/self/oom_score_adj").read_text(encoding="ascii"))
@@ -35,6 +35,7 @@ def describe(machine: str, cgroups: Cgroups) -> Host:
         init=next((path for path in map(shutil.which, INIT_PROGRAMS) if path), None),
         swap_limit=cgroups.limits_swap,
         cgroup_v2=cgroups.v2,
+        annotations=annotations or {},
         open_files_hard=min(OPEN_FILES_HARD_MOST, hard) if hard > 0 else OPEN_FILES_HARD_MOST,
         oom_score_adj=max(0, own_score),  # lower than our own is not ours to give without CAP_SYS_RESOURCE
     )

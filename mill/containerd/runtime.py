@@ -1,15 +1,12 @@
 """Tasks as containers of containerd: start, adopt, clean up, measure. What `tasks.ports.Runtime` asks for.
 
-Owns the names of what it makes: container, snapshot and task carry the task's id; the cgroup is ``/mill/<node>/<id>``; files
+Owns the names of what it makes: container, snapshot and task carry the task's id; the cgroup is where `node_cgroups` says; files
 are in ``<data dir>/tasks/<id>``; everything in containerd is labelled with the node's id. Knows containerd and cgroups, not
 the lifecycle; the daemon makes it.
 """
 
-import hashlib
 import json
-import shutil
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,15 +18,15 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 
 from mill.checks import parse_signal
 from mill.config import SAMPLE_INTERVAL_S
-from mill.containerd import rpcs, shims, users, volumes
-from mill.containerd.cgroups import Cgroups
-from mill.containerd.container import TaskContainer, delete_task, patiently, process_of, started_at
+from mill.containerd import cleaning, rpcs, shims, users, volumes
+from mill.containerd.container import TaskContainer, patiently, process_of, started_at
 from mill.containerd.failures import start_error
 from mill.containerd.faults import RpcAlreadyExists, RpcError, RpcNotFound, RpcTimeout, RpcUnavailable
 from mill.containerd.host import make_folders, resolve_mounts, with_files, write_files
 from mill.containerd.images import Images, LocalImage
+from mill.containerd.node_cgroups import NodeCgroups
 from mill.containerd.proto import containers_pb2, runc_pb2, snapshots_pb2, task_pb2, tasks_pb2, types_pb2
-from mill.containerd.rootfs import Looks, look, unmount
+from mill.containerd.rootfs import Looks, look
 from mill.containerd.running import Running
 from mill.containerd.session import Session
 from mill.containerd.spec import CPU_PERIOD_US, Host, build, cpu_quota_us, environment
@@ -44,11 +41,10 @@ SPEC_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 RESOURCES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
 RUNC_SHIM = "io.containerd.runc.v2"
 SIGTERM = 15
-SHIM_SOCKETS = Path("/run/containerd/s")
-"""Where containerd's shims listen; the name is a hash of containerd's socket, the namespace and the id."""
+TASKS_NAME = "tasks"
+"""In the data directory, a folder for each task that has a container."""
 STARTED_NAME = "started"
 """Among a task's files: from here on its PID 1 may have run."""
-_PREFIX = "/mill"
 CREATE_PATIENCE_S = 1.0
 """For a creation that nobody wants any more; it takes 0.05 s, and containerd takes 2 s to undo half of one."""
 FRESH_S = 1.0
@@ -69,7 +65,7 @@ class Runtime:
     data_dir: Path
     runtime: str
     ip: str
-    cgroups: Cgroups
+    cgroups: NodeCgroups
     allow_mounts: tuple[str, ...]
     _host: Host
     _running: Running
@@ -177,7 +173,7 @@ class Runtime:
             "MILL_TASK_NODE": self.node_name,
         }
         env = environment(task_id, image.config, user, own, task.owned.env)
-        host = with_files(self._host, self._folder(task_id), self._cgroup(task_id))
+        host = with_files(self._host, self._folder(task_id), self.cgroups.asked(task_id))
         binds = volumes.binds(seen.folders, spec, str(self._folder(task_id)))
         if binds:
             await trio.to_thread.run_sync(make_folders, binds, user)
@@ -194,9 +190,9 @@ class Runtime:
         return mounts
 
     async def _limit_cpu(self, task_id: str, quota_us: int) -> None:
-        """Before the first instruction of the task's program; by containerd where the cgroup is not where we put it."""
+        """Before the first instruction of the task's program; by containerd where that is not ours to do."""
         try:
-            self.cgroups.limit_cpu(self._cgroup(task_id), quota_us, CPU_PERIOD_US)
+            self.cgroups.limit_cpu(task_id, quota_us, CPU_PERIOD_US)
         except OSError:
             resources = json.dumps({"cpu": {"quota": quota_us, "period": CPU_PERIOD_US}}).encode()
             packed = AnyMessage(type_url=RESOURCES_TYPE, value=resources)
@@ -244,14 +240,16 @@ class Runtime:
         """Runc and what is called like it by containerd's runc shim; others (runsc) by a shim of their own name."""
         if self.runtime == "runsc":
             return containers_pb2.Container.Runtime(name="io.containerd.runsc.v1")
-        options = runc_pb2.Options(binary_name=self.runtime, root=str(self.data_dir / "runc"))
+        options = runc_pb2.Options(
+            binary_name=self.runtime, root=str(self.data_dir / "runc"), systemd_cgroup=self.cgroups.systemd
+        )
         packed = AnyMessage(type_url="containerd.runc.v1.Options", value=options.SerializeToString())
         return containers_pb2.Container.Runtime(name=RUNC_SHIM, options=packed)
 
     def _container(
         self, task_id: str, started: Time, stop_signal: int, spec: Spec, pid: int
     ) -> TaskContainer:
-        meter = self.cgroups.meter(self._cgroup(task_id))
+        meter = self.cgroups.meter(task_id)
         meter.keep()
         ip = self.ip if spec.network is Network.HOST else None
         container = TaskContainer(task_id, started, stop_signal, meter, self.session, self._has_deleted, ip)
@@ -312,68 +310,19 @@ class Runtime:
         self._deleted.add(task_id)
 
     async def clean_up(self, task_id: str) -> None:
-        """Kill, task, container, snapshot, cgroup, files: in this order, and nothing there is success at each."""
+        """Whatever is left of the task goes."""
         self._running.forget(task_id)
-        session = self.session
-        if task_id not in self._deleted:
-            await delete_task(session, task_id, ended=False)
-        container = containers_pb2.DeleteContainerRequest(id=task_id)
-        snapshot = snapshots_pb2.RemoveSnapshotRequest(snapshotter=session.features.snapshotter, key=task_id)
-        for removed in (
-            lambda: session.call(rpcs.CONTAINERS_DELETE, container),
-            lambda: session.call(rpcs.SNAPSHOTS_REMOVE, snapshot),
-        ):
-            try:
-                await patiently(session, removed)
-            except RpcNotFound:
-                continue
-            except RpcError as fault:  # the next start's sweep tries again
-                log.warning("containerd keeps what should be gone", task=task_id, why=fault.message)
-        await trio.to_thread.run_sync(self._remove_files, task_id)
+        deleted = task_id in self._deleted
+        await cleaning.clean_up(self.session, self.cgroups, self._folder(task_id), deleted=deleted)
         self._deleted.discard(task_id)
-
-    def _remove_files(self, task_id: str) -> None:
-        self.cgroups.remove(self._cgroup(task_id))
-        folder = self._folder(task_id)
-        if folder.exists():
-            unmount(folder / "rootfs")
-            shutil.rmtree(folder, ignore_errors=True)
-        shim = hashlib.sha256(
-            f"{self.session.socket}/{self.session.namespace}/{task_id}".encode()
-        ).hexdigest()
-        (SHIM_SOCKETS / shim).unlink(missing_ok=True)  # a shim that was killed leaves it behind
 
     async def sweep(self, known: Callable[[str], bool]) -> list[str]:
         """Whatever carries this node's id and belongs to no known task."""
-        label = f'labels."mill.node"=={self.node_id}'
-        containers = await patiently(
-            self.session,
-            lambda: self.session.call(
-                rpcs.CONTAINERS_LIST, containers_pb2.ListContainersRequest(filters=[label])
-            ),
-        )
-        request = snapshots_pb2.ListSnapshotsRequest(
-            snapshotter=self.session.features.snapshotter, filters=[label]
-        )
-        answers = await patiently(self.session, lambda: self.session.collect(rpcs.SNAPSHOTS_LIST, request))
-        found = {container.id for container in containers.containers}
-        found |= {
-            info.name for answer in answers for info in answer.info if info.kind == snapshots_pb2.ACTIVE
-        }
-        found |= self.cgroups.children(self._cgroup(""))
-        with suppress(OSError):
-            found |= {path.name for path in (self.data_dir / "tasks").iterdir()}
-        stray = sorted(
-            task_id for task_id in found if not known(task_id) and not task_id.startswith("extract-")
-        )
+        found = await cleaning.owned(self.session, self.cgroups, self.data_dir / TASKS_NAME, self.node_id)
+        stray = sorted(task_id for task_id in found if not known(task_id))
         for task_id in stray:
             await self.clean_up(task_id)
         return stray
-
-    def remove_parents(self) -> None:
-        """The node's own cgroup, when no task has one in it; that of an ended one holds what the next milld must know."""
-        self.cgroups.remove(self._cgroup(""), below=False)
-        self.cgroups.remove(_PREFIX, below=False)
 
     def usage(self) -> Mapping[str, Usage]:
         return self._running.usage()
@@ -390,11 +339,8 @@ class Runtime:
                 "UNAVAILABLE", f"nothing answers on {self.session.socket}; it is tried again all the time"
             )
 
-    def _cgroup(self, task_id: str) -> str:
-        return f"{_PREFIX}/{self.node_id[:8]}/{task_id}".rstrip("/")
-
     def _folder(self, task_id: str) -> Path:
-        return self.data_dir / "tasks" / task_id
+        return self.data_dir / TASKS_NAME / task_id
 
 
 CONNECT_PATIENCE_S = 3.0
@@ -423,4 +369,4 @@ async def serve(runtime: Runtime, *, task_status: trio.TaskStatus[Runtime]) -> N
         await runtime._running.sample_all(SAMPLE_INTERVAL_S)  # noqa: SLF001 -- its own module
     finally:
         runtime._running.close()  # noqa: SLF001 -- its own module
-        runtime.remove_parents()
+        runtime.cgroups.remove_node()

@@ -68,6 +68,8 @@ class Host:
     init: str | None = None
     swap_limit: bool = True
     cgroup_v2: bool = False
+    annotations: Mapping[str, str] = attrs.field(factory=dict)
+    """For the runtime, not for the task."""
     open_files_hard: int = 524_288
     oom_score_adj: int = 0
 
@@ -114,6 +116,7 @@ def build(
         "root": {"path": "rootfs", "readonly": spec.read_only},
         "mounts": [*_mounts(), *_volumes(host), *_files(host, spec), *map(_mount, spec.mounts)],
         "linux": _linux(spec, host),
+        **({"annotations": dict(host.annotations)} if host.annotations else {}),
     }
 
 

@@ -29,6 +29,7 @@ from mill.containerd import embedded, images, runtime, session
 from mill.containerd import host as containerd_host
 from mill.containerd.cgroups import Cgroups
 from mill.containerd.images import Images
+from mill.containerd.node_cgroups import NodeCgroups, check_systemd
 from mill.containerd.running import Running
 from mill.containerd.runtime import Runtime
 from mill.containerd.session import Session
@@ -83,44 +84,55 @@ async def serve_node(
             return await layers.enter_async_context(running(serve, *args, **options))
 
         sock = layers.enter_context(api_server.bind(config.listen))
-        socket = await _containerd_socket(config, layer)
         counted: Meters = await layer(meters.serve)
-        containerd: Session = await layer(session.serve, socket, on_call=counted.on_call)
+        engine = await _engine(config, layer, clock, counted)
         store: Store = await layer(serve_store, config.data_dir / "mill.db")
         logs: Logs = await layer(log_store.serve, config.data_dir, clock.now)
-        node_id = datadir.node_id(config.data_dir)
-        pulled: Images = await layer(
-            images.serve,
-            containerd,
-            node_id=node_id,
-            now=clock.now,
-            registries=config.registries,
-            docker_config=config.docker_config or Path.home() / DOCKER_CONFIG,
-            max_bytes=config.image_max_bytes,
-        )
-        engine: Runtime = await layer(runtime.serve, _runtime(config, containerd, pulled, clock, node_id))
-        me = Identity(node_id, engine.node_name, engine.ip, config.allow_mounts)
+        me = Identity(engine.node_id, engine.node_name, engine.ip, config.allow_mounts)
         world = World(engine, logs, clock, trio.CapacityLimiter(_starts_at_once()))
         capacity = host.capacity_of(config)
         tasks: Tasks = await layer(
             task_service.serve, me, capacity, store, world, SystemRandom(), on_commit=counted.on_commit
         )
-        within = partial(
-            retention.serve, max_bytes=config.log_max_bytes, retention_s=config.log_retention_secs
-        )
-        await layer(within, logs, tasks)
-        pulled.holds.ask_tasks(tasks.images)
+        limits = {"max_bytes": config.log_max_bytes, "retention_s": config.log_retention_secs}
+        await layer(retention.serve, logs, tasks, **limits)
+        engine.images.holds.ask_tasks(tasks.images)
         templates = await Templates.load(store, config.templates)
         metrics = Metrics(counted, _levels(tasks, engine, logs, load := Load()))
         core = _core(config, tasks, logs, Events(store), engine, templates, clock, metrics)
         await layer(api_server.serve, api_app.make_app(core), sock, load)
         address = _address(sock)
         datadir.publish_api(config.data_dir, address)
-        task_status.started(Ready(engine.node_name, address, socket))
+        task_status.started(Ready(engine.node_name, address, engine.session.socket))
         await shutdown()
 
 
-async def _containerd_socket(config: Config, layer: Callable[..., Awaitable[Any]]) -> str:
+Layer = Callable[..., Awaitable[Any]]
+"""Starts a component that runs until the node ends; gives its handle."""
+
+
+async def _engine(config: Config, layer: Layer, clock: SystemClock, counted: Meters) -> Runtime:
+    """containerd, and what makes tasks of its containers."""
+    cgroups = _cgroups(config)
+    socket = await _containerd_socket(config, layer)
+    containerd: Session = await layer(session.serve, socket, on_call=counted.on_call)
+    node_id = datadir.node_id(config.data_dir)
+    pulled: Images = await layer(
+        images.serve,
+        containerd,
+        node_id=node_id,
+        now=clock.now,
+        registries=config.registries,
+        docker_config=config.docker_config or Path.home() / DOCKER_CONFIG,
+        max_bytes=config.image_max_bytes,
+    )
+    engine: Runtime = await layer(
+        runtime.serve, _runtime(config, containerd, pulled, clock, node_id, cgroups)
+    )
+    return engine
+
+
+async def _containerd_socket(config: Config, layer: Layer) -> str:
     """The socket to talk to; our own containerd is started if there is to be one."""
     found: str | None = config.containerd
     if config.containerd == AUTO:
@@ -130,10 +142,23 @@ async def _containerd_socket(config: Config, layer: Callable[..., Awaitable[Any]
     return str(found)
 
 
+def _cgroups(config: Config) -> Cgroups:
+    """The host's, once it is known that they can be had as configured."""
+    found = Cgroups.detect()
+    if config.systemd_cgroup:
+        check_systemd(found, config.runtime)
+    return found
+
+
 def _runtime(
-    config: Config, containerd: Session, pulled: Images, clock: SystemClock, node_id: str
+    config: Config,
+    containerd: Session,
+    pulled: Images,
+    clock: SystemClock,
+    node_id: str,
+    cgroups: Cgroups,
 ) -> Runtime:
-    cgroups = Cgroups.detect()
+    own = NodeCgroups(cgroups, node_id[:8], config.systemd_cgroup)
     return Runtime(
         session=containerd,
         images=pulled,
@@ -143,9 +168,9 @@ def _runtime(
         data_dir=config.data_dir,
         runtime=config.runtime,
         ip=host.address_of(config),
-        cgroups=cgroups,
+        cgroups=own,
         allow_mounts=config.allow_mounts,
-        host=containerd_host.describe(platform.machine(), cgroups),
+        host=containerd_host.describe(platform.machine(), cgroups, own.annotations),
         running=Running(clock),
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mill.config import OPTIONS
+from mill.config import OPTIONS, switch
 
 
 def setup_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -18,7 +18,8 @@ def setup_options(command: Callable[..., Any]) -> Callable[..., Any]:
         envvar="MILL_CONFIG",
         help="a TOML file with these options",
     )(command)
-    for name, (_, text) in reversed(list(OPTIONS.items())):
+    for name, (parse, text) in reversed(list(OPTIONS.items())):
         flag = f"--{name.replace('_', '-')}"
-        command = click.option(flag, name, help=f"{text}  [MILL_{name.upper()}]")(command)
+        bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if parse is switch else {}
+        command = click.option(flag, name, help=f"{text}  [MILL_{name.upper()}]", **bare)(command)
     return command

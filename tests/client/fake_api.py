@@ -1,6 +1,8 @@
 """The REST API of `FakeNode` on a real loopback port, for clients under any event loop and commands in other processes.
 
 Faults: `cuts` breaks connections of logs and events, `stop_listening` and `listen` make milld vanish and come back.
+
+Over 400 lines because one fake answers the whole API.
 """
 
 import json

@@ -13,12 +13,14 @@ import trio
 from mill.containerd import images as images_service
 from mill.containerd import rpcs
 from mill.containerd.cgroups import Cgroups
+from mill.containerd.cleaning import SHIM_SOCKETS
 from mill.containerd.container import TaskContainer
 from mill.containerd.host import describe
 from mill.containerd.images import Images
+from mill.containerd.node_cgroups import NodeCgroups
 from mill.containerd.proto import containers_pb2, snapshots_pb2, tasks_pb2
 from mill.containerd.running import Running
-from mill.containerd.runtime import SHIM_SOCKETS, Runtime
+from mill.containerd.runtime import Runtime
 from mill.containerd.session import Session
 from mill.daemon.clock import SystemClock
 from mill.model import Duration, Owned, Record, Size, Spec, Status, Task, Time, Times
@@ -107,7 +109,7 @@ class Lab:
             runtime="runc",
             ip="127.0.0.1",
             allow_mounts=(str(self.data_dir / "shared"),),
-            cgroups=cgroups,
+            cgroups=NodeCgroups(cgroups, node_id[:8]),
             host=describe(platform.machine(), cgroups),
             running=Running(self.clock),
         )
@@ -171,7 +173,7 @@ class Lab:
         found += [
             f"snapshot {one.name}" for answer in snapshots for one in answer.info if one.name == task_id
         ]
-        if task_id in runtime.cgroups.children(f"/mill/{runtime.node_id[:8]}"):
+        if task_id in runtime.cgroups.task_ids():
             found.append(f"cgroup of {task_id}")
         found += [f"files {path}" for path in runtime.data_dir.rglob(f"*{task_id}*")]
         mounted = await trio.Path("/proc/self/mountinfo").read_text()
@@ -183,7 +185,7 @@ class Lab:
         for node_id in (NODE_ID, OTHER_ID):
             runtime = self.runtime(node_id)
             await runtime.sweep(lambda _: False)
-            runtime.remove_parents()
+            runtime.cgroups.remove_node()
         for pipes in self.pipes.values():
             pipes.close()
 

@@ -218,7 +218,7 @@ async def test_an_adopted_one_that_hangs_is_replaced(data_dir: Path, monkeypatch
 async def test_not_installed_is_one_line_that_says_what_to_do(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "_path", lambda: str(data_dir))
+    monkeypatch.setattr(embedded, "search_path", lambda: str(data_dir))
     with pytest.raises(SetupError, match="apt-get install containerd"):
         await embedded.serve(data_dir)
     assert not await trio.Path(data_dir / "containerd").exists()

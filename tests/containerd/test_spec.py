@@ -213,6 +213,11 @@ def test_paths_of_the_kernel_are_masked() -> None:
     assert linux["cgroupsPath"] == "/mill/n/t"
 
 
+def test_annotations_are_the_host_s_alone() -> None:
+    assert "annotations" not in built()
+    assert built(host=attrs.evolve(HOST, annotations={"a": "b"}))["annotations"] == {"a": "b"}
+
+
 def mounts(spec: Spec, host: Host = HOST) -> dict[str, dict[str, Any]]:
     listed = built(spec, host=host)["mounts"]
     assert len({one["destination"] for one in listed}) == len(listed), "mounted over"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import mill
+from mill.containerd.node_cgroups import SYSTEMD
 from mill.daemon.datadir import claimed
 
 ROOT = Path(mill.__file__).parent.parent
@@ -177,3 +178,9 @@ def test_what_listens_and_never_answers(tmp_path: Path) -> None:
         "is not containerd, or hangs",
     )
     assert not (tmp_path / "waiting" / "d").exists()
+
+
+@pytest.mark.parametrize("flag", ["--systemd-cgroup", "--systemd-cgroup=true"])
+def test_cgroups_by_a_systemd_that_does_not_run(tmp_path: Path, flag: str) -> None:
+    told = "/no/such.sock" if SYSTEMD.is_dir() else "systemd_cgroup: systemd does not run here"
+    refused(run(tmp_path, flag), told)

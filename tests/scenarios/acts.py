@@ -12,10 +12,13 @@ from mill.client import Client
 from mill.model import Record
 from tests import leaks
 from tests.node import Node
+from tests.pace import stretched
 
 SMALL: dict[str, Any] = {"image": "busybox", "cpu": 0.5, "memory": "32M", "grace": 0.3}
 """Enough to start fast, little enough to have many."""
-WITHIN_S = 20.0
+EAT = "a=x; while :; do a=$a$a; done"
+"""A shell script that takes memory until it dies of it."""
+WITHIN_S = stretched(20)
 """For what takes well under a second on an idle machine."""
 POLL_S = 0.02
 
@@ -114,7 +117,7 @@ def children_of(pid: int) -> list[int]:
 def cgroup_value(node: Node, task_id: str, v1: str, v2: str) -> str:
     """One file of the task's control group; *v1* begins with the controller."""
     controller, _, name = v1.partition("/")
-    group = f"mill/{node.node_id[:8]}/{task_id}"
+    group = node.cgroup(task_id)
     old = leaks.CGROUPS / controller / group / name
     return (old if old.exists() else leaks.CGROUPS / group / v2).read_text().strip()
 

@@ -11,6 +11,7 @@ from mill.client import Client
 from mill.model import Reason
 from tests.images import busybox_image, write_oci_archive
 from tests.node import MakeNode, Node
+from tests.pace import stretched
 from tests.scenarios.acts import cgroup_value, end_of, run, running, said
 
 DOCKER_CAPABILITIES = "00000000a80425fb"
@@ -148,7 +149,7 @@ async def said_by(client: Client, **fields: object) -> str:
 async def test_the_image_s_stop_signal_is_used(client: Client, node: Node) -> None:
     with loaded(node, "stops", StopSignal="SIGUSR2") as image:
         script = "trap 'exit 12' USR2; while :; do sleep 0.02; done"
-        task_id = await running(client, image=image, command=["sh", "-c", script], grace=20)
+        task_id = await running(client, image=image, command=["sh", "-c", script], grace=stretched(20))
         await client.kill(task_id)
         record = await end_of(client, task_id)
         assert (record.reason, record.exit_code) == (Reason.KILLED, 12)

@@ -12,8 +12,10 @@ from mill.model import Reason, Record, Status
 from tests import leaks
 from tests import registry as real
 from tests.images import busybox_image, push
-from tests.node import MakeNode, Node, free_port
+from tests.node import RUNTIME, MakeNode, Node, free_port
+from tests.pace import stretched
 from tests.scenarios.acts import (
+    EAT,
     SMALL,
     cleaned_up,
     end_of,
@@ -25,8 +27,6 @@ from tests.scenarios.acts import (
     until_printed,
 )
 from tests.scenarios.bad_registry import BadRegistry
-
-EAT = "a=x; while :; do a=$a$a; done"
 
 
 def check_times(record: Record) -> None:
@@ -91,13 +91,18 @@ async def test_a_timeout_ends_a_task_that_ignores_its_signal(client: Client) -> 
     assert (record.status, record.reason, record.signal) == (Status.FAILED, Reason.TIMEOUT, signal.SIGKILL)
     assert record.times.started is not None
     assert record.times.finished is not None
-    assert 0.4 <= record.times.finished - record.times.started < 3
+    assert 0.4 <= record.times.finished - record.times.started < stretched(3)
     check_times(record)
 
 
 async def test_a_task_that_obeys_at_its_timeout_still_timed_out(client: Client) -> None:
     record = await run(
-        client, "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.02; done", timeout=0.3, grace=10
+        client,
+        "sh",
+        "-c",
+        "trap 'exit 0' TERM; while :; do sleep 0.02; done",
+        timeout=stretched(0.3),
+        grace=stretched(10),
     )
     assert (record.status, record.reason, record.exit_code) == (Status.FAILED, Reason.TIMEOUT, 0)
 
@@ -128,7 +133,7 @@ async def test_an_unknown_image_is_a_pull_error_of_not_found(client: Client, reg
 
 
 async def test_a_registry_that_is_not_there_is_a_pull_error_of_network(client: Client) -> None:
-    record = await pull_failure(client, f"127.0.0.1:{free_port()}/some/app:1", pull_timeout=15)
+    record = await pull_failure(client, f"127.0.0.1:{free_port()}/some/app:1", pull_timeout=stretched(15))
     assert record.detail == "network"
 
 
@@ -202,7 +207,7 @@ async def test_what_cannot_start_is_a_start_error(
 
 async def test_a_runtime_that_fails_is_a_start_error_of_runtime(make_node: MakeNode, tmp_path: Path) -> None:
     runtime = tmp_path / "runtime"
-    runtime.write_text('#!/bin/sh\ncase "$*" in *" create "*) exit 1 ;; esac\nexec runc "$@"\n')
+    runtime.write_text(f'#!/bin/sh\ncase "$*" in *" create "*) exit 1 ;; esac\nexec {RUNTIME} "$@"\n')
     runtime.chmod(0o755)
     node = make_node(name="luckless", options={"cpu": "4", "memory": "4G", "runtime": str(runtime)})
     async with Client(node.address, node.token) as client:
@@ -236,7 +241,11 @@ async def test_a_lost_shim_is_interrupted_without_an_exit_code(client: Client, n
 
 async def test_killed_says_who_and_which_signal(client: Client) -> None:
     task_id = await spawn(
-        client, "sh", "-c", "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.02; done", grace=10
+        client,
+        "sh",
+        "-c",
+        "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.02; done",
+        grace=stretched(10),
     )
     await until_printed(client, task_id, "ready")
     await client.kill(task_id)

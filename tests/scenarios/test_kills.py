@@ -7,7 +7,8 @@ import trio
 
 from mill.client import Client
 from mill.model import Reason, Status
-from tests.node import MakeNode, Node
+from tests.node import RUNTIME, MakeNode, Node
+from tests.pace import stretched
 from tests.scenarios.acts import (
     alive,
     children_of,
@@ -29,14 +30,14 @@ async def test_the_201_comes_before_the_pull_and_a_kill_ends_it_at_once(
     client: Client, bad: BadRegistry
 ) -> None:
     bad.stall = True
-    with trio.fail_after(2):
+    with trio.fail_after(stretched(2)):
         spawned = await client.spawn(image=f"{bad.host}/never/comes:1", memory="32M")
     assert spawned.status == Status.PULLING
     assert await trio.to_thread.run_sync(bad.stalled.wait, 20)
     began = trio.current_time()
     await client.kill(spawned.id)
     record = await end_of(client, spawned.id)
-    assert trio.current_time() - began < 2
+    assert trio.current_time() - began < stretched(2)
     assert (record.status, record.reason, record.exit_code) == (Status.STOPPED, Reason.KILLED, None)
     assert record.times.started is None
     assert record.times.pulled is None
@@ -62,7 +63,7 @@ async def test_a_kill_while_starting_leaves_nothing(make_node: MakeNode, tmp_pat
     gate, reached, wrapper = tmp_path / "gate", tmp_path / "reached", tmp_path / "runtime"
     wrapper.write_text(
         f'#!/bin/sh\ncase "$*" in *" create "*) touch {reached}; while [ ! -e {gate} ]; do sleep 0.02; done ;; esac\n'
-        'exec runc "$@"\n'
+        f'exec {RUNTIME} "$@"\n'
     )
     wrapper.chmod(0o755)
     node = make_node(name="gated", options={"cpu": "4", "memory": "4G", "runtime": str(wrapper)})
@@ -78,7 +79,7 @@ async def test_a_kill_while_starting_leaves_nothing(make_node: MakeNode, tmp_pat
 
 
 async def test_an_obeying_task_gets_its_grace(client: Client) -> None:
-    task_id = await spawn(client, "sh", "-c", OBEYS, grace=20)
+    task_id = await spawn(client, "sh", "-c", OBEYS, grace=stretched(20))
     await until_printed(client, task_id, "ready")
     answer = await client.kill(task_id)
     assert not answer.status.terminal
@@ -92,18 +93,18 @@ async def test_a_task_that_ignores_its_signal_is_killed_after_its_grace(client: 
     began = trio.current_time()
     await client.kill(task_id, grace=0.5)
     record = await end_of(client, task_id)
-    assert 0.5 <= trio.current_time() - began < 4
+    assert 0.5 <= trio.current_time() - began < stretched(4)
     assert (record.status, record.reason, record.signal) == (Status.STOPPED, Reason.KILLED, signal.SIGKILL)
     assert "SIGKILL" in (record.message or "")
 
 
 async def test_a_second_kill_hurries_the_first(client: Client) -> None:
     task_id = await running(client, "sleep", "100")
-    await client.kill(task_id, grace=60)
+    await client.kill(task_id, grace=stretched(60))
     began = trio.current_time()
     await client.kill(task_id, grace=0)
     record = await end_of(client, task_id)
-    assert trio.current_time() - began < 3
+    assert trio.current_time() - began < stretched(3)
     assert record.reason == Reason.KILLED
 
 
@@ -113,7 +114,12 @@ async def test_a_signal_of_one_s_own_and_the_spec_s_stop_signal(client: Client) 
     )
     for kill, stop_signal, got in (("INT", None, "got INT"), (None, "SIGUSR1", "got USR1")):
         task_id = await spawn(
-            client, "sh", "-c", script, grace=20, **({"stop_signal": stop_signal} if stop_signal else {})
+            client,
+            "sh",
+            "-c",
+            script,
+            grace=stretched(20),
+            **({"stop_signal": stop_signal} if stop_signal else {}),
         )
         await until_printed(client, task_id, "ready")
         await client.kill(task_id, signal=kill)

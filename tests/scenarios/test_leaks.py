@@ -43,7 +43,7 @@ def lease(node: Node) -> Iterator[str]:
 @contextmanager
 def cgroup(node: Node) -> Iterator[str]:
     pids = leaks.CGROUPS / "pids"
-    group = (pids if pids.is_dir() else leaks.CGROUPS) / f"mill/{node.node_id[:8]}/planted"
+    group = (pids if pids.is_dir() else leaks.CGROUPS) / node.cgroup() / "planted"
     group.mkdir(parents=True)
     yield f"cgroup {group} is left with 0 processes"
     group.rmdir()

@@ -12,28 +12,29 @@ from mill.client import Client
 from mill.errors import Unavailable
 from mill.model import Reason, Record, Status
 from tests.node import Node
-from tests.scenarios.acts import POLL_S, end_of, printed, process_of, run, running, spawn, until_printed
+from tests.pace import stretched
+from tests.scenarios.acts import EAT, POLL_S, end_of, printed, process_of, run, running, spawn, until_printed
 
-FAST_AGAIN_S = 3.0
+FAST_AGAIN_S = stretched(3)
 """Within it new spawns work after containerd was killed (the issue's bound)."""
 
 
 async def ends_across(node: Node, how: str) -> None:
     """Tasks that end while milld is away, and after it is back, by every door; none starts twice."""
+    soon = stretched(1)
     async with Client(node.address, node.token) as client:
         script = "echo began; while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 3"
         ids = {
-            "exits": await running(client, "sh", "-c", "echo before; sleep 1; echo during; exit 5"),
-            "crashes": await running(client, "sh", "-c", "sleep 1; ulimit -s 256; f() { f; }; f"),
-            "eats": await running(client, "sh", "-c", "sleep 1; a=x; while :; do a=$a$a; done", memory="16M"),
+            "exits": await running(client, "sh", "-c", f"echo before; sleep {soon}; echo during; exit 5"),
+            "crashes": await running(client, "sh", "-c", f"sleep {soon}; ulimit -s 256; f() {{ f; }}; f"),
+            "eats": await running(client, "sh", "-c", f"sleep {soon}; {EAT}", memory="16M"),
             "stays": await running(client, "sh", "-c", script),
-            "expires": await running(client, "sleep", "100", timeout=4, grace=0.1),
+            "expires": await running(client, "sleep", "100", timeout=stretched(4), grace=0.1),
         }
         before = {name: await client.get(task_id) for name, task_id in ids.items()}
         await trio.to_thread.run_sync({"term": node.terminate, "kill": node.kill9}[how])
-        await trio.sleep(
-            2
-        )  # the time in which three of them end: what is waited for is that nobody is there to see
+        # the time in which three of them end: what is waited for is that nobody is there to see
+        await trio.sleep(2 * soon)
         await trio.to_thread.run_sync(node.start)
         assert (await client.get(ids["stays"])).status == Status.RUNNING
         ends = {name: await end_of(client, ids[name]) for name in ("exits", "crashes", "eats", "expires")}
@@ -56,7 +57,7 @@ def check_ends(ends: dict[str, Record], before: dict[str, Record]) -> None:
         assert record.times.started is not None
         assert record.times.finished is not None
         ran_s = record.times.finished - record.times.started
-        assert 0.9 < ran_s < (6 if name == "expires" else 2.5), (name, ran_s)
+        assert 0.9 < ran_s < stretched(6 if name == "expires" else 2.5), (name, ran_s)
 
 
 async def test_tasks_outlive_a_milld_that_is_stopped(fresh_node: Node) -> None:
@@ -92,7 +93,7 @@ async def test_sigterm_ends_milld_within_5_s_with_three_followers_that_stopped_r
             for accept in ("text/plain", "application/x-ndjson", "text/event-stream"):
                 stack.enter_context(deaf_follower(fresh_node, task_id, accept))
             took_s = await trio.to_thread.run_sync(fresh_node.terminate)
-        assert took_s < 5
+        assert took_s < stretched(5)
         await trio.to_thread.run_sync(fresh_node.start)
         assert (await client.get(task_id)).status == Status.RUNNING
         await client.kill(task_id, grace=0)
@@ -103,7 +104,7 @@ async def test_containerd_killed_while_tasks_run(fresh_node: Node) -> None:
     """They go on, their ends are true, and new spawns work within 3 s."""
     async with Client(fresh_node.address, fresh_node.token) as client:
         short = await running(client, "sh", "-c", "sleep 0.5; exit 6")
-        longer = await running(client, "sh", "-c", "sleep 4; exit 7")
+        longer = await running(client, "sh", "-c", f"sleep {stretched(4)}; exit 7")
         killed = await running(client, "sleep", "100")
         os.kill(process_of(fresh_node, "containerd", "--config"), signal.SIGKILL)
         began = trio.current_time()

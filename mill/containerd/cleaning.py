@@ -1,0 +1,82 @@
+"""Taking away what a task leaves in containerd, in the kernel and among milld's files, and finding what has no task any more.
+
+Called by `runtime`, which owns the names. Every step finds nothing as gladly as something: any of it may be done twice.
+"""
+
+import hashlib
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+import trio
+
+from mill.containerd import rpcs
+from mill.containerd.container import delete_task, patiently
+from mill.containerd.faults import RpcError, RpcNotFound
+from mill.containerd.node_cgroups import NodeCgroups
+from mill.containerd.proto import containers_pb2, snapshots_pb2
+from mill.containerd.rootfs import unmount
+from mill.containerd.session import Session
+
+SHIM_SOCKETS = Path("/run/containerd/s")
+"""Where containerd's shims listen; the name is a hash of containerd's socket, the namespace and the id."""
+_UNPACKING = "extract-"
+"""What the snapshots of a pull under way are called."""
+
+log = structlog.get_logger()
+
+
+async def clean_up(session: Session, cgroups: NodeCgroups, folder: Path, *, deleted: bool) -> None:
+    """Kill, task, container, snapshot, cgroup, files, in this order, of the task that *folder* is named after.
+
+    *deleted*: containerd has no task of it any more.
+    """
+    task_id = folder.name
+    if not deleted:
+        await delete_task(session, task_id, ended=False)
+    container = containers_pb2.DeleteContainerRequest(id=task_id)
+    snapshot = snapshots_pb2.RemoveSnapshotRequest(snapshotter=session.features.snapshotter, key=task_id)
+    for removed in (
+        lambda: session.call(rpcs.CONTAINERS_DELETE, container),
+        lambda: session.call(rpcs.SNAPSHOTS_REMOVE, snapshot),
+    ):
+        try:
+            await patiently(session, removed)
+        except RpcNotFound:
+            continue
+        except RpcError as fault:  # the next start's sweep tries again
+            log.warning("containerd keeps what should be gone", task=task_id, why=fault.message)
+    await trio.to_thread.run_sync(_remove_files, session, cgroups, folder)
+
+
+def _remove_files(session: Session, cgroups: NodeCgroups, folder: Path) -> None:
+    task_id = folder.name
+    cgroups.remove(task_id)
+    if folder.exists():
+        unmount(folder / "rootfs")
+        shutil.rmtree(folder, ignore_errors=True)
+    shim = hashlib.sha256(f"{session.socket}/{session.namespace}/{task_id}".encode()).hexdigest()
+    (SHIM_SOCKETS / shim).unlink(missing_ok=True)  # a shim that was killed leaves it behind
+
+
+async def owned(session: Session, cgroups: NodeCgroups, tasks: Path, node_id: str) -> set[str]:
+    """The ids of all tasks that something is there of: containers, snapshots, cgroups, folders in *tasks*."""
+    label = f'labels."mill.node"=={node_id}'
+    containers = await patiently(
+        session,
+        lambda: session.call(rpcs.CONTAINERS_LIST, containers_pb2.ListContainersRequest(filters=[label])),
+    )
+    request = snapshots_pb2.ListSnapshotsRequest(snapshotter=session.features.snapshotter, filters=[label])
+    answers = await patiently(session, lambda: session.collect(rpcs.SNAPSHOTS_LIST, request))
+    found = {container.id for container in containers.containers}
+    found |= {info.name for answer in answers for info in answer.info if info.kind == snapshots_pb2.ACTIVE}
+    found |= cgroups.task_ids()
+    found |= await trio.to_thread.run_sync(_names_in, tasks)
+    return {task_id for task_id in found if not task_id.startswith(_UNPACKING)}
+
+
+def _names_in(folder: Path) -> set[str]:
+    with suppress(OSError):
+        return {path.name for path in folder.iterdir()}
+    return set()
