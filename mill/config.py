@@ -59,6 +59,8 @@ EVENTS_HEARTBEAT_S = 15.0
 """A subscriber hears so often that it is still connected; proxies cut what is silent for a minute."""
 PAGE_LIMIT = 1000
 """Records in one page of a listing, at most."""
+IMAGE_SHARE = 0.8
+"""Of the file system that containerd unpacks to, for images unless --image-max-bytes says otherwise; kubelet's is alike."""
 LAG_INTERVAL_S = 0.25
 """Between two samples of the event loop's lag: often enough to see a loop that is slow, at 0.05 % of a core."""
 RESERVE_CPU = 0.1
@@ -134,6 +136,7 @@ class Config:
     cpu: float | None = None
     memory: int | None = None
     docker_config: Path | None = None
+    image_max_bytes: int | None = None
     allow_mounts: tuple[str, ...] = ()
     log_max_bytes: int = DEFAULT_LOG_MAX_BYTES
     log_retention_secs: float = DEFAULT_LOG_RETENTION_S
@@ -261,6 +264,10 @@ OPTIONS: Mapping[str, tuple[Callable[[object], Any], str]] = {
     "docker_config": (
         _path,
         "Docker's config.json with registry credentials (default: ~/.docker/config.json)",
+    ),
+    "image_max_bytes": (
+        parse_size,
+        "what images may take on the disk, such as 20G; 0: no limit (default: 80 % of its file system)",
     ),
     "allow_mounts": (
         _paths,

@@ -11,6 +11,7 @@ from typing import NewType
 import attrs
 
 from mill import checks
+from mill.errors import FieldError
 from mill.units import MIB
 
 Time = NewType("Time", float)
@@ -193,12 +194,46 @@ class Times:
     cleaned: Time | None = None
 
 
+class LayerState(StrEnum):
+    """Of one layer of a pull; EXISTS: nothing had to be done for it."""
+
+    WAITING = "waiting"
+    DOWNLOADING = "downloading"
+    DOWNLOADED = "downloaded"
+    UNPACKING = "unpacking"
+    DONE = "done"
+    EXISTS = "exists"
+
+
+@attrs.frozen
+class LayerProgress:
+    """One layer of a pull: `done` of its `total` bytes, as the registry keeps them, are here."""
+
+    digest: str
+    state: LayerState
+    done: int
+    total: int
+
+
 @attrs.frozen
 class PullProgress:
-    """Bytes fetched of a pull that is under way; `total` is None until the manifest is known."""
+    """Bytes fetched of a pull that is under way; `total` is None and `layers` (bottom first) empty until the manifest is known."""
 
     done: int = 0
     total: int | None = None
+    layers: tuple[LayerProgress, ...] = ()
+
+
+@attrs.frozen
+class PullRequest:
+    """The body of a pull ahead of any task; as with `docker pull`, the registry is asked unless it says ``missing``."""
+
+    image: str
+    pull: PullPolicy = PullPolicy.ALWAYS
+
+    def __attrs_post_init__(self) -> None:
+        if self.pull is PullPolicy.NEVER:
+            raise FieldError("pull", "'never' pulls nothing: write missing or always")
 
 
 @attrs.frozen

@@ -35,6 +35,7 @@ EVERY_OPTION = {
     "cpu": "2.5",
     "memory": "2G",
     "docker_config": "/root/config.json",
+    "image_max_bytes": "20G",
     "allow_mounts": "/srv:/data",
     "log_max_bytes": "16M",
     "log_retention_secs": "2h",
@@ -75,7 +76,7 @@ def test_every_option_can_come_from_each_source_and_means_the_same(write: Write)
     assert by_flags == by_environment == load({}, {}, write("\n".join(lines)))
     assert by_flags == Config(
         Path("/srv/mill"), "node-7", "/run/c.sock", "crun", True, "0.0.0.0:80", "192.0.2.1", 2.5, 2 * GIB,
-        Path("/root/config.json"), ("/srv", "/data"), 16 * MIB, 7200.0,
+        Path("/root/config.json"), 20 * GIB, ("/srv", "/data"), 16 * MIB, 7200.0,
     )  # fmt: skip
 
 
@@ -84,6 +85,7 @@ def test_flags_win_over_the_environment_and_that_over_the_file(option: str, writ
     texts = {
         "cpu": "123",
         "memory": "123G",
+        "image_max_bytes": "123G",
         "log_max_bytes": "123M",
         "log_retention_secs": "123",
         "allow_mounts": "/1:/2:/3",
@@ -189,6 +191,8 @@ BAD = [
     ("memory", "2X"),
     ("memory", "1K"),
     ("memory", "-1"),
+    ("image_max_bytes", "-1"),
+    ("image_max_bytes", "much"),
     ("allow_mounts", "relative"),
     ("allow_mounts", "/a::/b"),
 ]

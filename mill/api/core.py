@@ -10,7 +10,18 @@ from typing import Protocol
 import attrs
 
 from mill.logs.frames import LogChunk, LogRequest
-from mill.model import Draft, Duration, Image, NodeStatus, Record, SpawnRequest, Stats, Template
+from mill.model import (
+    Draft,
+    Duration,
+    Image,
+    NodeStatus,
+    PullPolicy,
+    PullProgress,
+    Record,
+    SpawnRequest,
+    Stats,
+    Template,
+)
 from mill.tasks.filter import Filter
 from mill.tasks.journal import Event
 
@@ -76,6 +87,10 @@ class ImageService(Protocol):
     async def load(self, archive: Path, *, name: str | None) -> list[Image]: ...
 
     async def list(self) -> list[Image]: ...
+
+    def pull(self, ref: str, policy: PullPolicy) -> AsyncGenerator[PullProgress | Image, None]: ...
+
+    async def remove(self, ref: str) -> None: ...
 
 
 class TemplateService(Protocol):

@@ -1,24 +1,38 @@
-"""``/v1/images``: what this node has, and loading archives, which are streamed to disk first."""
+"""``/v1/images``: what this node has, pulls that are watched, archives (streamed to disk first), removal."""
 
+import json
 import os
 import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 from pathlib import Path
+from typing import Any
 
 import trio
 from quart import Blueprint, Response, request
 
-from mill.api.answers import json_answer
+from mill.api.answers import json_answer, nothing
 from mill.api.core import Core
-from mill.api.request import Query, body_chunks
+from mill.api.problems import problem
+from mill.api.request import Query, body_chunks, json_body
 from mill.config import API_ARCHIVE_BYTES
-from mill.errors import FieldError, NoSpace
+from mill.containerd import reference
+from mill.convert import to_json
+from mill.errors import FieldError, MillError, NoSpace
+from mill.model import Image, PullProgress, PullRequest
+
+NDJSON, SSE = "application/x-ndjson", "text/event-stream"
 
 
 def routes(core: Core) -> Blueprint:
     """The routes, over *core*."""
     found = Blueprint("images", __name__)
+    _of_all(found, core)
+    _of_one(found, core)
+    return found
 
+
+def _of_all(found: Blueprint, core: Core) -> None:
     @found.get("/v1/images")
     async def listing() -> Response:
         Query().done()
@@ -40,7 +54,43 @@ def routes(core: Core) -> Blueprint:
             with suppress(FileNotFoundError):
                 path.unlink()
 
-    return found
+
+def _of_one(found: Blueprint, core: Core) -> None:
+    @found.post("/v1/images/pull")
+    async def pull() -> Response:
+        Query().done()
+        wanted = await json_body(PullRequest)
+        try:
+            reference.parse(wanted.image)
+        except ValueError as error:
+            raise FieldError("image", str(error)) from None
+        kind = request.accept_mimetypes.best_match([NDJSON, SSE], default=NDJSON)
+        answer = Response(_told(core.images.pull(wanted.image, wanted.pull), kind), content_type=kind)
+        answer.timeout = None  # a large layer takes its time to unpack
+        answer.headers["Cache-Control"] = "no-store"
+        return answer
+
+    @found.delete("/v1/images/<path:ref>")
+    async def remove(ref: str) -> Response:
+        Query().done()
+        await core.images.remove(ref)
+        return nothing()
+
+
+async def _told(pull: AsyncGenerator[PullProgress | Image, None], kind: str) -> AsyncIterator[bytes]:
+    """Each piece of news as soon as there is one; the last is the image, or what went wrong."""
+    yield b"" if kind == NDJSON else b": a pull\n\n"  # sends the headers at once
+    try:
+        async with aclosing(pull):
+            async for news in pull:
+                yield _line(kind, "progress" if isinstance(news, PullProgress) else "image", to_json(news))
+    except MillError as error:
+        yield _line(kind, "error", problem(error))
+
+
+def _line(kind: str, name: str, said: Any) -> bytes:
+    text = json.dumps({name: said})
+    return f"{text}\n".encode() if kind == NDJSON else f"event: {name}\ndata: {text}\n\n".encode()
 
 
 def _temporary(folder: Path) -> tuple[int, Path]:

@@ -13,6 +13,7 @@ from mill.model import (
     Duration,
     Image,
     NodeStatus,
+    PullRequest,
     Record,
     Size,
     SpawnRequest,
@@ -45,6 +46,7 @@ _SCALARS: Mapping[Any, dict[str, Any]] = {
 }
 _ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
 _NAME = {**_ID, "name": "name"}
+_REF = {**_ID, "name": "ref", "description": "an image's name, with or without its slashes quoted"}
 _TEXT: dict[str, Any] = {"type": "string"}
 _FLAG: dict[str, Any] = {"type": "boolean"}
 _MOMENT = {**_TEXT, "description": "RFC 3339, unix seconds, or a duration back from now such as 10m"}
@@ -77,7 +79,7 @@ _QUERIES: Mapping[str, dict[str, Any]] = {
 def document(version: str) -> dict[str, Any]:
     """The whole document; *version* is milld's."""
     schemas: dict[str, Any] = {"Problem": _PROBLEM}
-    for cls in (SpawnRequest, Draft, Record, Stats, Image, Template, NodeStatus):
+    for cls in (SpawnRequest, PullRequest, Draft, Record, Stats, Image, Template, NodeStatus):
         _register(cls, schemas)
     return {
         "openapi": "3.1.0",
@@ -205,10 +207,26 @@ def _store_paths() -> dict[str, Any]:
     template = _json(_ref("Template"))
     archive = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     images = {200: _json(_list_of("Image", "images"))}
+    line = {
+        name: _ref(cls)
+        for name, cls in (("progress", "PullProgress"), ("image", "Image"), ("error", "Problem"))
+    }
+    told = {"type": "object", "properties": line, "minProperties": 1, "maxProperties": 1}
+    pulled = {kind: {"schema": told} for kind in ("application/x-ndjson", "text/event-stream")}
     return {
         "/v1/images": {"get": _call("The images of this node", images)},
         "/v1/images/load": {
             "post": _call("Load an archive", images, parameters=_query("name"), body=archive)
+        },
+        "/v1/images/pull": {
+            "post": _call(
+                "Pull an image: a line of progress whenever there is some, then one of the image or the error",
+                {200: pulled},
+                body=_json(_ref("PullRequest")),
+            )
+        },
+        "/v1/images/{ref}": {
+            "delete": _call("Remove an image that no task uses", {204: None}, parameters=[_REF])
         },
         "/v1/templates": {"get": _call("The templates", {200: _json(_list_of("Template", "templates"))})},
         "/v1/templates/{name}": {

@@ -1,6 +1,7 @@
 """Errors as answers: ``application/problem+json`` (RFC 9457). The one place where an error becomes a status code."""
 
 import json
+from typing import Any
 
 import structlog
 from quart import Response
@@ -15,10 +16,7 @@ log = structlog.get_logger()
 
 def answer(error: MillError) -> Response:
     """The answer to a caller whose request met *error*."""
-    if isinstance(error, RuntimeFault):  # asked for directly (an image's load), not a task's end
-        return _response(502, error.slug, error.title, error.message)
-    field = error.field if isinstance(error, FieldError) and error.field else None
-    response = _response(error.status, error.slug, error.title, str(error), field)
+    response = _response(problem(error))
     if isinstance(error, Unauthorized):
         response.headers["WWW-Authenticate"] = 'Bearer realm="mill"'  # owed by RFC 9110, section 15.5.2
     if isinstance(error, NodeError):
@@ -26,11 +24,19 @@ def answer(error: MillError) -> Response:
     return response
 
 
+def problem(error: MillError) -> dict[str, Any]:
+    """*error* as the object of RFC 9457; a stream whose status is out already sends it as one of its own."""
+    if isinstance(error, RuntimeFault):  # asked for directly (an image's pull), not a task's end
+        return _problem(502, error.slug, error.title, error.message)
+    field = error.field if isinstance(error, FieldError) and error.field else None
+    return _problem(error.status, error.slug, error.title, str(error), field)
+
+
 def answer_http(error: HTTPException) -> Response:
     """What the framework itself refuses: unknown paths, wrong methods."""
     status = error.code or 500
     slug = (error.name or "error").lower().replace(" ", "-")
-    response = _response(status, slug, (error.name or "error").lower(), error.description or "")
+    response = _response(_problem(status, slug, (error.name or "error").lower(), error.description or ""))
     for name, value in error.get_headers():
         if name.lower() == "allow":
             response.headers["Allow"] = value
@@ -40,11 +46,14 @@ def answer_http(error: HTTPException) -> Response:
 def answer_bug(error: Exception) -> Response:
     """A bug of ours: the details go to the log, not to the caller."""
     log.error("internal error while answering", exc_info=error)
-    return _response(500, "internal", "internal error", "milld failed to answer; its log has the details")
+    detail = "milld failed to answer; its log has the details"
+    return _response(_problem(500, "internal", "internal error", detail))
 
 
-def _response(status: int, slug: str, title: str, detail: str, field: str | None = None) -> Response:
+def _problem(status: int, slug: str, title: str, detail: str, field: str | None = None) -> dict[str, Any]:
     said = {"type": f"urn:mill:problem:{slug}", "title": title, "status": status, "detail": detail}
-    if field is not None:
-        said["field"] = field
-    return Response(json.dumps(said), status=status, content_type=PROBLEM_TYPE)
+    return said if field is None else {**said, "field": field}
+
+
+def _response(said: dict[str, Any]) -> Response:
+    return Response(json.dumps(said), status=said["status"], content_type=PROBLEM_TYPE)

@@ -13,7 +13,9 @@ import trio
 from mill.cli import complete, connect, render
 from mill.cli.output import show_json, show_table
 from mill.client import Client, calls
+from mill.convert import to_json
 from mill.errors import FieldError
+from mill.model import LayerState, PullProgress
 
 CHUNK_BYTES = 1024 * 1024
 """Read and sent at once."""
@@ -27,10 +29,28 @@ LOAD_HELP = """Load an OCI or Docker archive (from 'docker save', 'skopeo copy',
     """
 
 
-GROUP_HELP = """List and load images of the node's store; without a command, list them.
+PULL_HELP = """Pull an image ahead of the tasks that need it, telling of each layer on stderr.
 
-    Other images are pulled when a task needs them.
+    \b
+    mill images pull docker.io/library/busybox
+    mill images pull --missing registry.example.com/coop:claude
     """
+
+RM_HELP = """Remove images that no task uses, and what only they kept on the disk.
+
+    \b
+    mill images rm busybox registry.example.com/coop:claude
+    """
+
+GROUP_HELP = """List, pull, load and remove images of the node's store; without a command, list them.
+
+    What a task needs is pulled when it starts.
+    """
+
+TOLD = frozenset({LayerState.EXISTS, LayerState.DOWNLOADED, LayerState.DONE})
+"""What a pull says of a layer, each once."""
+SHORT_DIGEST = 12
+"""Of the hexadecimal digits of a layer, as Docker shows them."""
 
 
 @click.group(help=GROUP_HELP, invoke_without_command=True)
@@ -74,6 +94,44 @@ def load_image(*, file: str, name: str | None, as_json: bool) -> None:
                 click.echo(f"loaded {render.printable(image.ref)}  {render.printable(image.digest)}")
 
         connect.run(load)
+
+
+@images.command("pull", help=PULL_HELP)
+@click.argument("ref", metavar="REF")
+@click.option("--missing", is_flag=True, help="Do not ask the registry for an image that is there already.")
+@click.option("--json", "as_json", is_flag=True, help="Print the image as the API has it.")
+def pull_image(*, ref: str, missing: bool, as_json: bool) -> None:
+    async def pull(mill: Client) -> None:
+        told: set[tuple[str, LayerState]] = set()
+        async with mill.pull_image(ref, pull="missing" if missing else "always") as news:
+            async for one in news:
+                if isinstance(one, PullProgress):
+                    _tell_layers(one, told)
+                elif as_json:
+                    show_json(to_json(one))
+                else:
+                    click.echo(f"pulled {render.printable(one.ref)}  {render.printable(one.digest)}")
+
+    connect.run(pull)
+
+
+def _tell_layers(progress: PullProgress, told: set[tuple[str, LayerState]]) -> None:
+    for layer in progress.layers:
+        if layer.state in TOLD and (layer.digest, layer.state) not in told:
+            told.add((layer.digest, layer.state))
+            short = layer.digest.rpartition(":")[2][:SHORT_DIGEST]
+            click.echo(f"{render.printable(short)}: {layer.state}", err=True)
+
+
+@images.command("rm", help=RM_HELP)
+@click.argument("refs", metavar="REF...", nargs=-1, required=True)
+def remove_images(*, refs: tuple[str, ...]) -> None:
+    async def remove(mill: Client) -> None:
+        for ref in refs:
+            await mill.remove_image(ref)
+            click.echo(f"removed {render.printable(ref)}")
+
+    connect.run(remove)
 
 
 def _opened(file: str) -> AbstractContextManager[BinaryIO]:

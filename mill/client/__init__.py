@@ -19,6 +19,7 @@ from mill.client.client import Client, TaskPages
 from mill.client.events import EventGap, EventStream, TaskEvent
 from mill.client.follow import LogStream
 from mill.client.lines import LogLine
+from mill.client.pulls import PullStream
 from mill.errors import (
     Conflict,
     ConnectionFailed,
@@ -51,6 +52,7 @@ __all__ = [
     "NotFound",
     "Page",
     "ProblemError",
+    "PullStream",
     "Spawned",
     "TaskEvent",
     "TaskPages",

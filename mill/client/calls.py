@@ -10,7 +10,18 @@ import attrs
 
 from mill.convert import from_json, to_json
 from mill.errors import FieldError
-from mill.model import Draft, Image, Mount, NodeStatus, Record, SpawnRequest, Stats, Status, Template
+from mill.model import (
+    Draft,
+    Image,
+    Mount,
+    NodeStatus,
+    PullRequest,
+    Record,
+    SpawnRequest,
+    Stats,
+    Status,
+    Template,
+)
 from mill.units import parse_duration
 
 T = TypeVar("T")
@@ -183,6 +194,17 @@ def load_image(name: str | None = None) -> Call[list[Image]]:
     """The archive's bytes are the body, which `Client.ask` streams. Unpacking a large image takes its time."""
     params = (("name", name),) if name else ()
     return Call("POST", "/v1/images/load", _list_of("images", Image), params=params, thinks_s=None)
+
+
+def pull_image(ref: str, pull: str = "always") -> Call[Image]:
+    """Answered by a stream, which `Client.pull_image` reads; its last line holds the image. Raises `FieldError`."""
+    request = from_json(PullRequest, {"image": ref, "pull": pull}, strict=True)
+    return Call("POST", "/v1/images/pull", _read(Image), body=to_json(request), thinks_s=None)
+
+
+def remove_image(ref: str) -> Call[None]:
+    """Returns when what only this image kept is gone from the disk."""
+    return Call("DELETE", f"/v1/images/{_segment('ref', ref)}", lambda _: None, thinks_s=None)
 
 
 def templates() -> Call[list[Template]]:

@@ -20,6 +20,7 @@ from mill.client.events import EventStream
 from mill.client.follow import LogStream
 from mill.client.lines import Moment
 from mill.client.patience import Patience
+from mill.client.pulls import PullStream
 from mill.client.resuming import Resuming
 from mill.errors import FieldError, MillError
 from mill.model import Draft, Image, NodeStatus, Record, SpawnRequest, Stats, Template
@@ -55,7 +56,7 @@ class Client:
         self._connection = Connection(
             locate(address, token, os.environ), timeout_s=timeout, transport=transport
         )
-        self._streams: set[Resuming[Any]] = set()
+        self._streams: set[Resuming[Any] | PullStream] = set()
 
     def __repr__(self) -> str:
         return f"<mill.client.Client of {self.address}>"
@@ -224,6 +225,20 @@ class Client:
         if size is not None:
             headers["content-length"] = str(size)
         return await self._connection.ask(calls.load_image(name), content=content, headers=headers)
+
+    def pull_image(self, ref: str, *, pull: str = "always") -> PullStream:
+        """Pulls ahead of any task, told as it goes: an async iterator of `PullProgress`, and of the `Image` last.
+
+        With *pull* ``missing`` an image that is there is not asked for again. Raises as `PullStream` is read: `FieldError`,
+        or a `ProblemError` that says why it could not be pulled.
+        """
+        stream = PullStream(self._connection, calls.pull_image(ref, pull), self._streams.discard)
+        self._streams.add(stream)
+        return stream
+
+    async def remove_image(self, ref: str) -> None:
+        """`Conflict` while a task uses it, `NotFound`."""
+        await self.do(calls.remove_image(ref))
 
     async def templates(self) -> list[Template]:
         return await self.do(calls.templates())

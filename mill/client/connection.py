@@ -66,9 +66,8 @@ class Connection:
         said = {"accept": "application/json", **(headers or {})}
         body: AsyncIterable[bytes] | bytes | None = content
         if call.body is not None:
-            body = json.dumps(call.body).encode()  # not httpx' own: ours survives a lone surrogate
+            body = _body(call)
             said["content-type"] = "application/json"
-        read_s = None if call.thinks_s is None else self._timeout_s + call.thinks_s
         with self._told():
             response = await self._http.request(
                 call.method,
@@ -76,7 +75,7 @@ class Connection:
                 params=list(call.params),
                 content=body,
                 headers=said,
-                timeout=self._timeout(read_s),
+                timeout=self._timeout(self._read_s(call)),
             )
         self.reached = True
         if not response.is_success:
@@ -101,16 +100,28 @@ class Connection:
             ) from error
 
     async def stream(
-        self, path: str, params: tuple[tuple[str, str], ...], accept: str, *, thinks_s: float | None
+        self,
+        path: str,
+        params: tuple[tuple[str, str], ...],
+        accept: str,
+        *,
+        thinks_s: float | None,
+        call: Call[Any] | None = None,
     ) -> "ByteStream":
-        """The body of a GET as it comes; it may be silent *thinks_s* beyond a usual answer's time (None: for ever)."""
+        """The body of a GET, or of the answer to *call*, as it comes; it may be silent *thinks_s* beyond a usual answer's
+        time (None: for ever).
+        """
         read_s = None if thinks_s is None else self._timeout_s + thinks_s
+        said, body = {"accept": accept}, None if call is None else _body(call)
+        if body is not None:
+            said["content-type"] = "application/json"
         with self._told():
             request = self._http.build_request(
-                "GET",
+                "GET" if call is None else call.method,
                 self.endpoint.url + path,
                 params=list(params),
-                headers={"accept": accept},
+                content=body,
+                headers=said,
                 timeout=self._timeout(read_s),
             )
             response = await self._http.send(request, stream=True)
@@ -123,6 +134,9 @@ class Connection:
         if not response.is_success:
             raise self._problem(response)
         return ByteStream(self, response)
+
+    def _read_s(self, call: Call[Any]) -> float | None:
+        return None if call.thinks_s is None else self._timeout_s + call.thinks_s
 
     def _timeout(self, read_s: float | None) -> httpx.Timeout:
         return httpx.Timeout(
@@ -173,6 +187,11 @@ class ByteStream:
         with suppress(httpx.HTTPError, httpx.StreamError):
             async for _ in self._chunks:
                 pass
+
+
+def _body(call: Call[Any]) -> bytes | None:
+    """Not httpx' own JSON: ours survives a lone surrogate."""
+    return None if call.body is None else json.dumps(call.body).encode()
 
 
 def _failure(error: Exception, url: str) -> ConnectionFailed:

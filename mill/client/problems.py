@@ -95,6 +95,11 @@ def problem(http_status: int, body: bytes, url: str, token_hint: str) -> Problem
     if said is None:
         detail = f"{url} answered {http_status} without saying why; is it milld?"
         return _class_for("", http_status)(http_status, f"HTTP {http_status}", detail)
+    return from_object(said, http_status, token_hint)
+
+
+def from_object(said: Mapping[str, Any], http_status: int, token_hint: str = "") -> ProblemError:
+    """The error that a problem's object stands for, of an answer or of the end of a stream."""
     slug = _text(said, "type").removeprefix(TYPE_PREFIX)
     field = said.get("field")
     cls = _class_for(slug, http_status)

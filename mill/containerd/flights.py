@@ -4,15 +4,17 @@ Knows nothing of images; `images` is its caller. A waiter may be cancelled on it
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
+from contextlib import aclosing
 from typing import Generic, TypeVar
 
 import attrs
 import structlog
 import trio
 
+from mill.containerd.progress import Progress
 from mill.errors import PullError
-from mill.model import PullProgress, Time
+from mill.model import PullProgress
 
 REPORT_EVERY_S = 0.1  # a waiter hears of progress no more often
 OK, CANCELLED = "ok", "cancelled"
@@ -23,17 +25,11 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
-@attrs.define(eq=False)
-class Progress:
-    """What the work has done so far, by part; a part begun anew may go back. Bytes."""
+@attrs.frozen
+class Landed(Generic[T]):
+    """The end of a piece of work that went well."""
 
-    total: int | None = None
-    parts: dict[str, int] = attrs.field(factory=dict)
-    fetched: Time | None = None
-    unpack_began: Time | None = None
-
-    def value(self) -> PullProgress:
-        return PullProgress(sum(self.parts.values()), self.total)
+    result: T
 
 
 @attrs.define(eq=False)
@@ -71,13 +67,35 @@ class Flights(Generic[T]):
         on_progress: Callable[[PullProgress], None],
     ) -> T:
         """The result of the *work* that is under way for *key*, begun here if there is none."""
+        async with aclosing(self.watch(key, work, REPORT_EVERY_S)) as told:
+            async for news in told:
+                if isinstance(news, Landed):
+                    return news.result
+                on_progress(news)
+        raise AssertionError("a watch ends with what has landed")
+
+    async def watch(
+        self, key: Hashable, work: Callable[[Progress], Awaitable[T]], every_s: float
+    ) -> AsyncGenerator[PullProgress | Landed[T], None]:
+        """As `join`, told as it goes: progress where it has changed, each *every_s* at most, and last the result.
+
+        Close it, else the work goes on for nobody.
+        """
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight()
             self.nursery.start_soon(self._fly, key, flight, work)
         flight.waiters += 1
         try:
-            await _report(flight, on_progress)
+            told: PullProgress | None = None
+            over = False
+            while not over:
+                with trio.move_on_after(every_s):
+                    await flight.done.wait()
+                over, value = flight.done.is_set(), flight.progress.value()
+                if value != told and value.total is not None:
+                    yield value
+                    told = value
         finally:
             flight.waiters -= 1
             if not flight.waiters and not flight.done.is_set():
@@ -88,7 +106,7 @@ class Flights(Generic[T]):
         if flight.result is None:
             await trio.sleep_forever()  # the service is being cancelled, so this waiter will be
         assert flight.result is not None  # noqa: S101 -- for the type checker
-        return flight.result
+        yield Landed(flight.result)
 
     async def _fly(self, key: Hashable, flight: _Flight[T], work: Callable[[Progress], Awaitable[T]]) -> None:
         try:
@@ -110,17 +128,3 @@ class Flights(Generic[T]):
     def _forget(self, key: Hashable, flight: _Flight[T]) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
-
-
-async def _report(flight: _Flight[T], on_progress: Callable[[PullProgress], None]) -> None:
-    """Until it is done, and what there was to tell has been told."""
-    told: PullProgress | None = None
-    while True:
-        with trio.move_on_after(REPORT_EVERY_S):
-            await flight.done.wait()
-        value = flight.progress.value()
-        if value != told and value.total is not None:
-            on_progress(value)
-            told = value
-        if flight.done.is_set():
-            return

@@ -25,7 +25,10 @@ log = structlog.get_logger()
 
 @asynccontextmanager
 async def leased(session: Session, node_id: str, now: Callable[[], float]) -> AsyncGenerator[str, None]:
-    """A lease for the length of the block; its id goes with every call that must be protected."""
+    """A lease for the length of the block; its id goes with every call that must be protected.
+
+    What only the lease kept is gone when the block has failed; else containerd collects it in its own time.
+    """
     expires = datetime.fromtimestamp(now() + _LIFE_S, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     labels = {_EXPIRY_LABEL: expires, NODE_LABEL: node_id, _PURPOSE_LABEL: _PURPOSE}
     await trio.lowlevel.checkpoint_if_cancelled()
@@ -36,10 +39,14 @@ async def leased(session: Session, node_id: str, now: Callable[[], float]) -> As
             rpcs.LEASES_CREATE, leases_pb2.CreateRequest(labels=labels), timeout_s=_CREATE_TIMEOUT_S
         )
     lease = created.lease.id
+    failed = False
     try:
         yield lease
+    except Exception:
+        failed = True
+        raise
     finally:
-        await _delete(session, lease)
+        await _delete(session, lease, sync=failed)
 
 
 async def sweep(session: Session, node_id: str) -> None:
@@ -51,11 +58,11 @@ async def sweep(session: Session, node_id: str) -> None:
         await _delete(session, lease.id)
 
 
-async def _delete(session: Session, lease: str) -> None:
+async def _delete(session: Session, lease: str, *, sync: bool = False) -> None:
     with trio.CancelScope(shield=True):
         try:
             await session.call(
-                rpcs.LEASES_DELETE, leases_pb2.DeleteRequest(id=lease), timeout_s=_DELETE_TIMEOUT_S
+                rpcs.LEASES_DELETE, leases_pb2.DeleteRequest(id=lease, sync=sync), timeout_s=_DELETE_TIMEOUT_S
             )
         except RpcNotFound:
             pass

@@ -11,23 +11,26 @@ from pathlib import Path
 import attrs
 import trio
 
-from mill.containerd import archive, content, layout, oci
+from mill.containerd import archive, content, layout
 from mill.containerd.archive import Opened
+from mill.containerd.budget import Claim
+from mill.containerd.eviction import OverBudget
 from mill.containerd.faults import RpcError, RpcUnavailable
 from mill.containerd.layout import ArchivedImage, Member, NameNeeded
 from mill.containerd.leases import leased
 from mill.containerd.oci import Descriptor
+from mill.containerd.progress import Progress
 from mill.containerd.pull import (
     EXPECTED,
     Document,
     Puller,
     Resolved,
-    Unpacked,
     all_or_first_failure,
     name_image,
     store_config,
     store_documents,
 )
+from mill.containerd.stock import Unpacked
 from mill.errors import FieldError, NoSpace
 
 
@@ -36,9 +39,14 @@ async def load(puller: Puller, path: Path, name: str | None) -> list[tuple[str, 
     try:
         members = await trio.to_thread.run_sync(archive.scan, path)
         images = layout.read(members, puller.platform, name)
+        names = [name for image in images for name in image.names]
         with archive.opened(path) as file:
-            async with leased(puller.session, puller.node_id, puller.now) as lease:
-                return await _Loading(puller, lease, file, members).store(images)
+            async with puller.holds.writing(names):
+                with puller.budget.claim() as claim:
+                    async with leased(puller.session, puller.node_id, puller.now) as lease:
+                        return await _Loading(puller, lease, claim, file, members).store(images)
+    except OverBudget as over:
+        raise NoSpace(f"cannot load the archive: {over}") from over
     except NameNeeded as error:
         raise FieldError("name", str(error)) from error
     except (ValueError, content.DigestMismatch) as error:
@@ -57,11 +65,14 @@ class _Loading:
 
     puller: Puller
     lease: str
+    claim: Claim
     file: Opened
     members: Mapping[str, Member]
 
     async def store(self, images: Sequence[ArchivedImage]) -> list[tuple[str, Unpacked]]:
         session, labels = self.puller.session, dict[str, str]()
+        blobs = [_blobs(image) for image in images]
+        await self.claim.grow({("blob", digest): size for each in blobs for digest, size in each.items()})
         ready: dict[str, trio.Event] = {}
         for image in images:
             snapshotter = self.puller.unpacker.snapshotter
@@ -84,14 +95,16 @@ class _Loading:
             resolved = Resolved(tuple(Document(blob, body) for blob, body in image.documents), image.manifest)
             await store_documents(session, self.lease, resolved, labels)
             for name in image.names:
-                await name_image(session, name, resolved.target, self.puller.node_id)
-                stored.append((name, _unpacked(image, resolved.target)))
+                await name_image(session, name, resolved.target, self.puller.node_id, self.puller.now())
+                stored.append((name, Unpacked(resolved.target, image.config, _blobs(image))))
         return stored
 
     async def _unpack(self, image: ArchivedImage, ready: Mapping[str, trio.Event]) -> None:
-        layers = image.manifest.layers
+        layers, progress = image.manifest.layers, Progress()
+        progress.expect(0, [(layer.digest, layer.size) for layer in layers])
+        events = [ready[layer.digest] for layer in layers]
         await self.puller.unpacker.unpack(
-            self.lease, layers, image.config.diff_ids, [ready[layer.digest] for layer in layers]
+            self.lease, layers, image.config.diff_ids, events, progress, self.claim.heard
         )
 
     async def _layers(self, images: Sequence[ArchivedImage], ready: Mapping[str, trio.Event]) -> None:
@@ -119,7 +132,7 @@ class _Loading:
         await content.write(self.puller.session, self.lease, content.Ingest(layer, source, ref, {}))
 
 
-def _unpacked(image: ArchivedImage, target: Descriptor) -> Unpacked:
+def _blobs(image: ArchivedImage) -> dict[str, int]:
+    """All that it consists of, with their bytes."""
     blobs = {layer.digest: layer.size for layer in (*image.manifest.layers, image.manifest.config)}
-    size = sum(blobs.values()) + sum(len(body) for _, body in image.documents)
-    return Unpacked(target, image.config, oci.chain_ids(image.config.diff_ids)[-1], size)
+    return blobs | {blob.digest: len(body) for blob, body in image.documents}

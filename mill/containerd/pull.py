@@ -13,38 +13,31 @@ import trio
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from mill.containerd import content, oci, rpcs
+from mill.containerd.budget import Budget, Claim
+from mill.containerd.eviction import OverBudget
 from mill.containerd.faults import RpcAlreadyExists, RpcError, RpcNotFound, RpcUnavailable
-from mill.containerd.flights import Progress
+from mill.containerd.holds import Holds
 from mill.containerd.leases import NODE_LABEL, leased
 from mill.containerd.oci import Descriptor, ImageConfig, Index, Manifest
+from mill.containerd.progress import Progress
 from mill.containerd.proto import images_pb2
 from mill.containerd.reference import Reference
 from mill.containerd.registry import Fetched, Registry
 from mill.containerd.session import Session
+from mill.containerd.stock import CONFIG_LIMIT_BYTES, USED_LABEL, Unpacked, used_label
 from mill.containerd.turns import Turns
 from mill.containerd.unpack import Unpacker, descriptor
 from mill.errors import PullError
 from mill.model import Time
 
-CONFIG_LIMIT_BYTES = 8 * 2**20  # containerd reads configs whole, and so does every tool
 _DOWNLOADS = 3  # layers of one image at a time, as Docker does it
 _SOURCE_LABEL = "containerd.io/distribution.source."
 _REF_LABEL = "containerd.io/gc.ref."
 
-EXPECTED = (PullError, RpcError, content.DigestMismatch)
+EXPECTED = (PullError, RpcError, content.DigestMismatch, OverBudget)
 """What may go wrong in the parts of a pull."""
 
 log = structlog.get_logger()
-
-
-@attrs.frozen
-class Unpacked:
-    """An image ready to run: `target` is what its name points to, `size` the bytes of its blobs."""
-
-    target: Descriptor
-    config: ImageConfig
-    chain_id: str
-    size: int
 
 
 @attrs.frozen
@@ -68,6 +61,15 @@ class Resolved:
 
 
 @attrs.frozen
+class _Work:
+    """What the parts of one pull share."""
+
+    lease: str
+    claim: Claim
+    progress: Progress
+
+
+@attrs.frozen
 class Source:
     """One registry that `image` may come from: `ref` is its name there, which of a mirror has the mirror's host."""
 
@@ -86,7 +88,12 @@ class Puller:
     platform: oci.Platform
     node_id: str
     now: Callable[[], float]
+    budget: Budget
     _turns: Turns = attrs.field(factory=Turns, init=False)
+
+    @property
+    def holds(self) -> Holds:
+        return self.budget.holds
 
     async def pull(self, ref: Reference, progress: Progress) -> Unpacked:
         """From the mirrors of its registry in their order, and when they all fail from the registry itself."""
@@ -112,8 +119,11 @@ class Puller:
         ref = source.ref
         try:
             resolved = await self._resolve(source)
-            async with leased(self.session, self.node_id, self.now) as lease:
-                return await self._fetch(source, resolved, lease, progress)
+            with self.budget.claim() as claim:
+                async with leased(self.session, self.node_id, self.now) as lease:
+                    return await self._fetch(source, resolved, _Work(lease, claim, progress))
+        except OverBudget as over:
+            raise PullError("disk", f"cannot pull {ref}: {over}") from over
         except content.DigestMismatch as mismatch:
             raise PullError("digest", f"cannot pull {ref} from {ref.pull_host}: {mismatch}") from mismatch
         except RpcError as fault:
@@ -135,14 +145,15 @@ class Puller:
                 raise PullError("invalid", f"cannot pull {source.ref}: {error}") from error
         raise PullError("invalid", f"cannot pull {source.ref}: its index leads to an index again and again")
 
-    async def _fetch(self, source: Source, resolved: Resolved, lease: str, progress: Progress) -> Unpacked:
-        manifest = resolved.manifest
+    async def _fetch(self, source: Source, resolved: Resolved, work: _Work) -> Unpacked:
+        manifest, lease, progress = resolved.manifest, work.lease, work.progress
         layers = tuple({layer.digest: layer for layer in manifest.layers}.values())
         small = (manifest.config, *(document.blob for document in resolved.documents))
-        progress.parts.clear()  # of a mirror that failed
-        progress.total = sum(blob.size for blob in (*layers, *small))
+        blobs = {blob.digest: blob.size for blob in (*layers, *small)}
+        progress.expect(sum(blobs.values()), [(layer.digest, layer.size) for layer in layers])
+        await work.claim.grow({("blob", digest): size for digest, size in blobs.items()})
         config = await self._config(source, manifest, lease)
-        progress.parts["config"] = sum(blob.size for blob in small)
+        progress.other = sum(blob.size for blob in small)
         ready = {layer.digest: trio.Event() for layer in layers}
         slots = trio.CapacityLimiter(_DOWNLOADS)
 
@@ -155,18 +166,20 @@ class Puller:
         def on_unpack() -> None:
             progress.unpack_began = progress.unpack_began or Time(self.now())
 
+        progress.on_unpack = on_unpack
         unpacked = partial(
             self.unpacker.unpack,
             lease,
             manifest.layers,
             config.diff_ids,
             [ready[x.digest] for x in manifest.layers],
-            on_unpack,
+            progress,
+            work.claim.heard,
         )
         await all_or_first_failure([partial(layer, blob) for blob in layers] + [unpacked])
         await store_documents(self.session, lease, resolved, source_label(source.image))
-        await name_image(self.session, source.image.normalised, resolved.target, self.node_id)
-        return Unpacked(resolved.target, config, oci.chain_ids(config.diff_ids)[-1], progress.total)
+        await name_image(self.session, source.image.normalised, resolved.target, self.node_id, self.now())
+        return Unpacked(resolved.target, config, blobs)
 
     async def _config(self, source: Source, manifest: Manifest, lease: str) -> ImageConfig:
         """The image's config, read from the store if it is there; stored, and labelled to hold on to its snapshots."""
@@ -189,11 +202,10 @@ class Puller:
 
     async def _layer(self, source: Source, blob: Descriptor, lease: str, progress: Progress) -> None:
         def pieces(offset: int) -> AsyncGenerator[bytes, None]:
+            progress.fetching(blob.digest)
             return source.registry.blob(source.ref, blob, offset)
 
-        def on_bytes(done: int) -> None:
-            progress.parts[blob.digest] = done
-
+        on_bytes = partial(progress.came, blob.digest)
         ingest = content.Ingest(
             blob, pieces, f"layer-{blob.digest}", source_label(source.image), on_bytes, resumable=True
         )
@@ -201,6 +213,7 @@ class Puller:
             blob.digest
         ):  # waiting here is quicker than for containerd's lock on the ref
             await content.write(self.session, lease, ingest)
+        progress.stored(blob.digest)
 
 
 async def store_config(
@@ -232,13 +245,14 @@ async def store_documents(
         held = {f"{_REF_LABEL}content.m.0": document.blob.digest}
 
 
-async def name_image(session: Session, name: str, target: Descriptor, node_id: str) -> None:
-    """Have *name* point to *target*, whatever it pointed to before."""
-    image = images_pb2.Image(name=name, target=descriptor(target), labels={NODE_LABEL: node_id})
+async def name_image(session: Session, name: str, target: Descriptor, node_id: str, now: float) -> None:
+    """Have *name* point to *target*, whatever it pointed to before; that counts as a use."""
+    labels = {NODE_LABEL: node_id, **used_label(now)}
+    image = images_pb2.Image(name=name, target=descriptor(target), labels=labels)
     try:
         await session.call(rpcs.IMAGES_CREATE, images_pb2.CreateImageRequest(image=image))
     except RpcAlreadyExists:
-        mask = FieldMask(paths=["target"])
+        mask = FieldMask(paths=["target", f"labels.{USED_LABEL}"])
         await session.call(rpcs.IMAGES_UPDATE, images_pb2.UpdateImageRequest(image=image, update_mask=mask))
 
 

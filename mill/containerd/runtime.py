@@ -48,7 +48,7 @@ STARTED_NAME = "started"
 CREATE_PATIENCE_S = 1.0
 """For a creation that nobody wants any more; it takes 0.05 s, and containerd takes 2 s to undo half of one."""
 FRESH_S = 1.0
-"""How long an image that was seen counts as present. One that is removed in that second makes a start error."""
+"""How long an image that was seen counts as present, while this node's store does not change."""
 
 log = structlog.get_logger()
 
@@ -71,6 +71,7 @@ class Runtime:
     _running: Running
     _looks: Looks = attrs.field(factory=Looks)
     _found: dict[str, tuple[float, LocalImage]] = attrs.field(factory=dict)
+    _found_changes: int = 0
     _deleted: set[str] = attrs.field(factory=set)
     """Tasks that containerd has deleted and that are not cleaned up yet."""
 
@@ -78,6 +79,8 @@ class Runtime:
         """Asked of containerd, unless it was there a moment ago: of twenty spawns at once, one asks."""
         await self._require_connection()
         now = self.clock.boottime()
+        if self._found_changes != self.images.changes:
+            self._found, self._found_changes = {}, self.images.changes
         at, image = self._found.get(spec.image, (-FRESH_S, None))
         if image is None or now - at >= FRESH_S:
             image = await self.images.find(spec.image)
@@ -94,6 +97,7 @@ class Runtime:
 
     async def start(self, task: Task, image: Any, open_pipes: OpenPipes, marks: Marks) -> TaskContainer:
         """A started container. Tried again when containerd goes away half-way, as long as PID 1 was not started."""
+        self.images.use(image.ref)
         while True:
             container = await self._create(task, image, open_pipes, marks)
             await trio.to_thread.run_sync(_touch, self._folder(task.record.id) / STARTED_NAME)

@@ -8,7 +8,7 @@ A connection is watched by an event stream that no event reaches: it ends when t
 event thread alive, which would otherwise be started anew for every call.
 """
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
@@ -54,6 +54,12 @@ class Features:
 
     version: str
     plugins: frozenset[str]
+    roots: Mapping[str, str] = attrs.field(factory=dict)
+    """Where plugins say that they keep their files."""
+
+    @property
+    def snapshots_root(self) -> str | None:
+        return self.roots.get(_SNAPSHOTTER_TYPE + self.snapshotter)
 
     @property
     def overlayfs(self) -> bool:
@@ -191,7 +197,8 @@ class Session:
             rpcs.INTROSPECTION_PLUGINS, introspection_pb2.PluginsRequest(), timeout_s=timeout_s
         )
         working = frozenset(f"{p.type}.{p.id}" for p in listed.plugins if not p.HasField("init_err"))
-        return Features(version=version.version, plugins=working)
+        roots = {f"{p.type}.{p.id}": p.exports["root"] for p in listed.plugins if "root" in p.exports}
+        return Features(version=version.version, plugins=working, roots=roots)
 
     def close(self) -> None:
         """End every call and refuse further ones."""

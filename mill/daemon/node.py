@@ -96,6 +96,7 @@ async def serve_node(
         )
         limits = {"max_bytes": config.log_max_bytes, "retention_s": config.log_retention_secs}
         await layer(retention.serve, logs, tasks, **limits)
+        engine.images.holds.ask_tasks(tasks.images)
         templates = await Templates.load(store, config.templates)
         metrics = Metrics(counted, _levels(tasks, engine, logs, load := Load()))
         core = _core(config, tasks, logs, Events(store), engine, templates, clock, metrics)
@@ -123,6 +124,7 @@ async def _engine(config: Config, layer: Layer, clock: SystemClock, counted: Met
         now=clock.now,
         registries=config.registries,
         docker_config=config.docker_config or Path.home() / DOCKER_CONFIG,
+        max_bytes=config.image_max_bytes,
     )
     engine: Runtime = await layer(
         runtime.serve, _runtime(config, containerd, pulled, clock, node_id, cgroups)

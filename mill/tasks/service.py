@@ -175,6 +175,10 @@ class Tasks:
         live.request_kill(kill, trio.current_time())
         return live.record
 
+    def images(self) -> list[tuple[str, str]]:
+        """(id, image as its spec says) of every live task."""
+        return [(live.id, live.task.record.spec.image) for live in self.table]
+
     async def longest_ended(self, after: tuple[float, str] | None, limit: int) -> list[tuple[float, str]]:
         """(time of its end, id) of up to *limit* tasks that have ended, the longest-ended first, behind *after*."""
         return await self._store.longest_ended(after, limit)

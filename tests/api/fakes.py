@@ -19,6 +19,8 @@ from mill.model import (
     Duration,
     Image,
     NodeStatus,
+    PullPolicy,
+    PullProgress,
     Reason,
     Record,
     Resources,
@@ -39,6 +41,7 @@ from tests.tasks.fakes import FakeJournal
 TOKEN = "the-token"
 NOW = 1_800_000_000.0
 DIGEST = "sha256:" + "ab" * 32
+BUSYBOX = Image("docker.io/library/busybox:latest", DIGEST, 5, Time(NOW))
 
 
 def record(task_id: str, status: Status = Status.RUNNING, *, created: float = NOW, **fields: Any) -> Record:
@@ -139,10 +142,14 @@ class FakeLogs:
 
 @attrs.define
 class FakeImages:
-    """Remembers the bytes of every archive."""
+    """Remembers the bytes of every archive. A pull tells what is in `told`, then waits for `go_on`; `closed` when it is over."""
 
     loaded: list[tuple[bytes, str | None]] = attrs.field(factory=list)
     paths: list[Path] = attrs.field(factory=list)
+    asked: list[object] = attrs.field(factory=list)
+    told: list[PullProgress] = attrs.field(factory=list)
+    go_on: trio.Event = attrs.field(factory=trio.Event)
+    closed: trio.Event = attrs.field(factory=trio.Event)
     fault: MillError | None = None
 
     async def load(self, archive: Path, *, name: str | None) -> list[Image]:
@@ -154,7 +161,25 @@ class FakeImages:
 
     async def list(self) -> list[Image]:
         await trio.lowlevel.checkpoint()
-        return [Image("docker.io/library/busybox:latest", DIGEST, 5, Time(NOW))]
+        return [BUSYBOX]
+
+    async def pull(self, ref: str, policy: PullPolicy) -> AsyncGenerator[PullProgress | Image, None]:
+        self.asked.append((ref, policy))
+        try:
+            for one in self.told:
+                yield one
+            await self.go_on.wait()
+            if self.fault is not None:
+                raise self.fault
+            yield BUSYBOX
+        finally:
+            self.closed.set()
+
+    async def remove(self, ref: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(ref)
+        if self.fault is not None:
+            raise self.fault
 
 
 @attrs.define

@@ -1,6 +1,7 @@
 """Images over HTTP: the list, and archives that are streamed to disk at the disk's pace."""
 
 import errno
+import json
 import os
 import threading
 from collections.abc import AsyncIterator
@@ -12,10 +13,12 @@ import pytest
 import trio
 
 from mill.api import images as images_module
-from mill.errors import FieldError, PullError
+from mill.errors import Conflict, FieldError, MillError, NotFound, PullError
+from mill.model import LayerProgress, LayerState, PullPolicy, PullProgress
 from tests.api.conftest import Served, problem, until
 from tests.api.fakes import DIGEST, TOKEN, FakeNode
 
+PULL = "/v1/images/pull"
 LOAD = "/v1/images/load"
 
 
@@ -174,3 +177,116 @@ async def test_a_large_archive_goes_through_at_full_length(api: httpx.AsyncClien
     data = bytes(20 * 1024**2)
     assert (await api.post(LOAD, content=data)).status_code == 200
     assert [len(loaded) for loaded, _ in fake.images.loaded] == [len(data)]
+
+
+# -- pulls that are watched -----------------------------------------------------------------------------------------
+
+HALF = PullProgress(5, 10, (LayerProgress(DIGEST, LayerState.DOWNLOADING, 5, 10),))
+HALF_JSON = {
+    "done": 5,
+    "total": 10,
+    "layers": [{"digest": DIGEST, "state": "downloading", "done": 5, "total": 10}],
+}
+IMAGE_JSON = {
+    "ref": "docker.io/library/busybox:latest",
+    "digest": DIGEST,
+    "size": 5,
+    "created": "2027-01-15T08:00:00.000Z",
+}
+
+
+async def test_a_pull_tells_its_progress_as_it_goes_and_last_the_image(
+    api: httpx.AsyncClient, fake: FakeNode
+) -> None:
+    fake.images.told = [HALF]
+    async with api.stream("POST", PULL, json={"image": "busybox"}) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "application/x-ndjson"
+        lines = answer.aiter_lines()
+        assert json.loads(await anext(lines)) == {"progress": HALF_JSON}  # while the pull goes on
+        assert not fake.images.closed.is_set()
+        fake.images.go_on.set()
+        assert [json.loads(line) async for line in lines] == [{"image": IMAGE_JSON}]
+    assert fake.images.asked == [("busybox", PullPolicy.ALWAYS)]
+
+
+async def test_a_pull_as_events(api: httpx.AsyncClient, fake: FakeNode) -> None:
+    fake.images.told = [HALF]
+    fake.images.go_on.set()
+    answer = await api.post(
+        PULL, json={"image": "busybox", "pull": "missing"}, headers={"Accept": "text/event-stream"}
+    )
+    assert answer.headers["content-type"] == "text/event-stream"
+    begin, progress, image, rest = answer.text.split("\n\n")
+    assert begin.startswith(":")
+    assert rest == ""
+    for text, name, said in ((progress, "progress", HALF_JSON), (image, "image", IMAGE_JSON)):
+        event, data = text.split("\n")
+        assert event == f"event: {name}"
+        assert json.loads(data.removeprefix("data: ")) == {name: said}
+    assert fake.images.asked == [("busybox", PullPolicy.MISSING)]
+
+
+async def test_a_pull_that_fails_says_so_in_its_last_line(api: httpx.AsyncClient, fake: FakeNode) -> None:
+    fake.images.fault = PullError("not_found", "cannot pull busybox: there is none")
+    fake.images.go_on.set()
+    answer = await api.post(PULL, json={"image": "busybox"})
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "error": {
+            "type": "urn:mill:problem:pull-error",
+            "title": "image cannot be pulled",
+            "status": 502,
+            "detail": "cannot pull busybox: there is none",
+        }
+    }
+
+
+@pytest.mark.parametrize(("body", "field"), [
+    ({"image": "Busy Box"}, "image"), ({"image": ""}, "image"), ({"image": 5}, "image"), ({}, "image"),
+    ({"image": "busybox", "pull": "never"}, "pull"), ({"image": "busybox", "pull": "often"}, "pull"),
+    ({"image": "busybox", "tag": "x"}, "tag"),
+])  # fmt: skip
+async def test_a_bad_pull_is_refused_before_the_stream_begins(
+    api: httpx.AsyncClient, fake: FakeNode, body: dict[str, Any], field: str
+) -> None:
+    assert problem(await api.post(PULL, json=body)) == (400, "bad-field", field)
+    assert fake.images.asked == []
+
+
+async def test_a_pull_is_given_up_with_its_connection(served: Served, fake: FakeNode) -> None:
+    body = b'{"image": "busybox"}'
+    head = f"POST {PULL} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {len(body)}\r\n\r\n"
+    stream = await served.connect(head.encode() + body)
+    await until(lambda: fake.images.asked)
+    assert not fake.images.closed.is_set()
+    await stream.aclose()
+    with trio.fail_after(5):
+        await fake.images.closed.wait()
+
+
+# -- removal --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ref", [
+    "busybox", "registry.example.com:5000/a/b:v1", f"docker.io/library/busybox@{DIGEST}", "load", "pull",
+])  # fmt: skip
+async def test_an_image_is_removed_by_its_name_quoted_or_not(
+    api: httpx.AsyncClient, fake: FakeNode, ref: str
+) -> None:
+    for path in (ref, ref.replace("/", "%2F").replace(":", "%3A")):
+        answer = await api.delete(f"/v1/images/{path}")
+        assert (answer.status_code, answer.content) == (204, b"")
+    assert fake.images.asked == [ref, ref]
+
+
+@pytest.mark.parametrize(("fault", "status", "slug"), [
+    (NotFound("no image x"), 404, "not-found"),
+    (Conflict("x is used by a-0001"), 409, "conflict"),
+    (FieldError("ref", "is no reference"), 400, "bad-field"),
+])  # fmt: skip
+async def test_an_image_that_cannot_be_removed_is_told_why(
+    api: httpx.AsyncClient, fake: FakeNode, fault: MillError, status: int, slug: str
+) -> None:
+    fake.images.fault = fault
+    assert problem(await api.delete("/v1/images/x"))[:2] == (status, slug)

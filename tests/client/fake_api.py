@@ -1,6 +1,8 @@
 """The REST API of `FakeNode` on a real loopback port, for clients under any event loop and commands in other processes.
 
 Faults: `cuts` breaks connections of logs and events, `stop_listening` and `listen` make milld vanish and come back.
+
+Over 400 lines because one fake answers the whole API.
 """
 
 import json
@@ -19,7 +21,7 @@ import trio
 
 from mill.convert import format_time, from_json, to_json
 from mill.errors import Conflict, FieldError, MillError, NoCapacity, NodeError, NotFound, Unauthorized
-from mill.model import Draft, Image, SpawnRequest, Status, Template, Time, Usage
+from mill.model import Draft, Image, PullRequest, SpawnRequest, Status, Template, Time, Usage
 from tests.client.fake_node import EPOCH, FakeNode, FakeTask
 
 T = TypeVar("T")
@@ -53,6 +55,8 @@ class FakeApi(FakeNode):
         self.requests: list[Request] = []
         self.loaded: list[bytes] = []
         self.cuts: list[Cut] = []
+        self.pulls: list[Any] = []
+        self.waiting, self.left = threading.Event(), threading.Event()
         self.answers: dict[str, tuple[int, bytes]] = {}
         self.port = 0
         self.poll_limit_s = 60.0
@@ -157,6 +161,9 @@ class FakeApi(FakeNode):
             if request.path.endswith("/logs"):
                 await self._logs(wire, stream, request)
                 return
+            if request.path == "/v1/images/pull":
+                await self._pull(wire, stream, request)
+                return
             if request.path == "/v1/events":
                 await self._stream(wire, stream, "text/event-stream", self._blocks(request))
                 return
@@ -207,6 +214,8 @@ class FakeApi(FakeNode):
                 return 200, to_json(self.stats(self._task(task_id).record))
             case ["GET", "images"]:
                 return 200, {"images": to_json(self.images)}
+            case ["DELETE", "images", *parts]:
+                return self._remove("/".join(parts))
             case ["POST", "images", "load"]:
                 return 200, self._load(request)
             case ["GET", "templates"]:
@@ -291,6 +300,29 @@ class FakeApi(FakeNode):
         image = Image(name, f"sha256:{'ab' * 32}", len(request.body), Time(EPOCH))
         self.images.append(image)
         return {"images": to_json([image])}
+
+    def _remove(self, ref: str) -> tuple[int, Any]:
+        if ref not in [image.ref for image in self.images]:
+            raise NotFound(f"no image {ref}")
+        self.images = [image for image in self.images if image.ref != ref]
+        return 204, None
+
+    async def _pull(self, wire: h11.Connection, stream: trio.SocketStream, request: Request) -> None:
+        """What is in `pulls`, a line each; at ``wait`` nothing more comes, and `left` is set once the client has gone."""
+        wanted = from_json(PullRequest, json.loads(request.body), strict=True)
+        headers = [("content-type", "application/x-ndjson"), ("transfer-encoding", "chunked")]
+        await stream.send_all(wire.send(h11.Response(status_code=200, headers=headers)) or b"")
+        for line in self.pulls:
+            if line == "wait":
+                self.waiting.set()
+                while await stream.receive_some():
+                    pass
+                self.left.set()
+                raise trio.BrokenResourceError
+            said = json.dumps(line).replace("REF", wanted.image).encode() + b"\n"
+            for piece in (said[:9], said[9:]):  # torn, as networks do
+                await stream.send_all(wire.send(h11.Data(data=piece)) or b"")
+        await stream.send_all(wire.send(h11.EndOfMessage()) or b"")
 
     def _template(self, method: str, name: str, request: Request) -> tuple[int, Any]:
         known = self.templates.get(name)

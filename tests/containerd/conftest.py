@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from mill.containerd import embedded
 from mill.containerd import session as session_service
 from mill.containerd.session import Session
+from tests.containerd.places import Place
 
 RUN_EMBEDDED = """
 import signal, sys
@@ -67,3 +69,10 @@ async def session(containerd_socket: str, nursery: trio.Nursery) -> Session:
     """A session with the shared containerd."""
     made: Session = await nursery.start(session_service.serve, containerd_socket)
     return made
+
+
+@pytest.fixture
+async def place(data_dir: Path, nursery: trio.Nursery) -> Place:
+    socket: str = await nursery.start(embedded.serve, data_dir)
+    session: Session = await nursery.start(session_service.serve, socket)
+    return Place(session, nursery)

@@ -5,7 +5,8 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 
-from mill.containerd.flights import REPORT_EVERY_S, Flights, Progress
+from mill.containerd.flights import REPORT_EVERY_S, Flights
+from mill.containerd.progress import Progress
 from mill.errors import PullError
 from mill.model import PullProgress
 
@@ -22,7 +23,7 @@ class Work:
         progress.total = 10
         try:
             await self.go_on.wait()
-            progress.parts["all"] = 10
+            progress.other = 10
             return "done"
         finally:
             self.ended += 1
@@ -119,9 +120,9 @@ async def test_progress_is_told_when_it_changes_and_at_the_end(
         await trio.sleep(10 * REPORT_EVERY_S)
         progress.total = 100
         for done in range(100):
-            progress.parts["a"] = done
+            progress.other = done
             await trio.sleep(REPORT_EVERY_S / 10)
-        progress.parts["a"] = 100
+        progress.other = 100
         return "done"
 
     told: list[PullProgress] = []

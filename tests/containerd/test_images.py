@@ -18,7 +18,7 @@ from mill.containerd.proto import images_pb2, snapshots_pb2
 from mill.containerd.reference import parse
 from mill.containerd.session import Session
 from mill.errors import PullError
-from mill.model import PullProgress
+from mill.model import LayerState, PullProgress
 from tests import images, registry
 from tests.containerd.stores import (
     ALWAYS,
@@ -71,7 +71,9 @@ async def test_a_pulled_image_runs_and_outlives_garbage_collection(
     assert pulled.chain_id == oci.chain_ids([images.digest_of(layer) for layer in layers])[-1]
     assert await store.find(ref) == pulled
     size = sum(len(blob) for blob in made.blobs.values()) + len(made.manifest)
-    assert told[-1] == PullProgress(size, size)
+    assert (told[-1].done, told[-1].total) == (size, size)
+    assert {layer.state for layer in told[-1].layers} <= {LayerState.DONE, LayerState.EXISTS}
+    assert told[-1].layers[-1].state is LayerState.DONE
     (listed,) = [image for image in await store.list() if image.ref == ref]
     assert (listed.size, listed.digest) == (size, made.digest)
     assert listed.created is not None

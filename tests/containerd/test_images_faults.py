@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -36,11 +37,11 @@ def small_disk(data_dir: Path) -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def own_containerd(directory: Path) -> AsyncGenerator[tuple[Session, Images]]:
+async def own_containerd(directory: Path, **options: Any) -> AsyncGenerator[tuple[Session, Images]]:
     async with trio.open_nursery() as nursery:
         socket: str = await nursery.start(embedded.serve, directory)
         session: Session = await nursery.start(session_service.serve, socket)
-        serve = partial(images_service.serve, session, node_id="n", now=time.time, registries={})
+        serve = partial(images_service.serve, session, node_id="n", now=time.time, registries={}, **options)
         store: Images = await nursery.start(serve)
         yield session, store
         nursery.cancel_scope.cancel()
@@ -54,7 +55,10 @@ async def test_a_full_disk_is_told_as_such_and_nothing_is_left_of_the_pull(
     archive = images.write_oci_archive(
         tmp_path / "a.tar", {"localhost/large:1": images.OciImage([slow.layer])}
     )
-    async with serving(slow.handler) as slow.server, own_containerd(small_disk) as (session, store):
+    async with (
+        serving(slow.handler) as slow.server,
+        own_containerd(small_disk, max_bytes=0) as (session, store),
+    ):
         with pytest.raises(
             PullError, match="containerd's disk is full; free space or remove images"
         ) as caught:
@@ -63,6 +67,19 @@ async def test_a_full_disk_is_told_as_such_and_nothing_is_left_of_the_pull(
         await nothing_half_made(session)
         with pytest.raises(NoSpace, match="disk is full"):
             await store.load(archive)
+        await nothing_half_made(session)
+
+
+async def test_what_most_of_a_disk_cannot_hold_is_refused_before_it_fills_up(small_disk: Path) -> None:
+    slow = Slow(layer=fresh_layer(60 * MIB))
+    slow.go_on.set()
+    async with serving(slow.handler) as slow.server, own_containerd(small_disk) as (session, store):
+        with pytest.raises(
+            PullError, match="it needs 60M or more, and of the 38M that images may take"
+        ) as caught:
+            await store.ensure(slow.ref, PullPolicy.MISSING)
+        assert caught.value.detail == "disk"
+        assert slow.layer_offsets == []
         await nothing_half_made(session)
 
 

@@ -1,0 +1,105 @@
+"""A pull on the node as an async iterator: its progress, and last the image. Called by `Client.pull_image`.
+
+It ends with its connection: unlike a log it is not begun anew, for the caller may want to know. What was fetched is kept.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from mill.client.calls import Call
+from mill.client.connection import ByteStream, Connection, ConnectionBroke
+from mill.client.problems import from_object
+from mill.convert import from_json
+from mill.errors import ProblemError
+from mill.model import Image, PullProgress
+
+NDJSON = "application/x-ndjson"
+
+
+class PullStream:
+    """`PullProgress` whenever it has changed, then the `Image`. Leaving early ends a pull that nobody else waits for;
+    do so inside ``async with``, or the connection stays open until the client is closed.
+    """
+
+    def __init__(
+        self, connection: Connection, call: Call[Image], forget: Callable[["PullStream"], None]
+    ) -> None:
+        self._connection = connection
+        self._call = call
+        self._forget = forget
+        self._body: ByteStream | None = None
+        self._ready: deque[PullProgress | Image] = deque()
+        self._rest = b""
+        self._over = False
+
+    def __repr__(self) -> str:
+        state = "over" if self._over else "open" if self._body else "to be opened"
+        return f"<PullStream of {self._call.body['image']}: {state}>"
+
+    def __aiter__(self) -> "PullStream":
+        return self
+
+    async def __anext__(self) -> PullProgress | Image:
+        while not self._ready:
+            if self._over:
+                raise StopAsyncIteration
+            try:
+                await self._advance()
+            except BaseException:
+                await self.aclose()
+                raise
+        return self._ready.popleft()
+
+    async def image(self) -> Image:
+        """The image, once it is there; the progress that is left is passed over."""
+        async for news in self:
+            if isinstance(news, Image):
+                return news
+        raise ConnectionBroke("this pull is over, and its image was delivered")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        self._over = True
+        self._forget(self)
+        body, self._body = self._body, None
+        if body is not None:
+            await body.aclose()
+
+    async def _advance(self) -> None:
+        if self._body is None:
+            self._body = await self._connection.stream(
+                self._call.path, self._call.params, NDJSON, thinks_s=None, call=self._call
+            )
+        data = await self._body.read()
+        url = self._connection.endpoint.url
+        if not data:
+            raise ConnectionBroke(
+                f"milld at {url} broke the pull off; ask again, what it has fetched is kept"
+            )
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        try:
+            news = [self._news(json.loads(line)) for line in lines if line.strip()]
+        except (ExceptionGroup, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ProblemError(
+                200, "unreadable answer", f"{url} told of the pull what this client cannot read"
+            ) from error
+        self._ready.extend(news)
+        if news and isinstance(news[-1], Image):
+            await self.aclose()
+
+    def _news(self, said: dict[str, Any]) -> PullProgress | Image:
+        if "error" in said:
+            raise from_object(said["error"], said["error"]["status"])
+        if "image" in said:
+            return self._connection.decode(self._call, said["image"])
+        return from_json(PullProgress, said["progress"])
