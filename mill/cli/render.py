@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mill.checks import signal_name
 from mill.cli import ends
 from mill.convert import format_time
-from mill.model import Image, Mount, NodeStatus, Record, Stats, Template, Times
+from mill.model import Image, Mount, NodeStatus, PullProgress, Record, Stats, Template, Times
 from mill.units import format_duration, format_size
 
 NOTHING = "-"
@@ -32,7 +32,7 @@ def task_row(record: Record, now: float) -> tuple[str, ...]:
     return (
         printable(record.id),
         printable(record.node),
-        ends.state(record),
+        f"{ends.state(record)} {percent(record.pull)}".rstrip(),
         cores(usage.cpu) if usage else NOTHING,
         format_size(usage.memory) if usage else NOTHING,
         format_duration(elapsed_s(record.times, now)),
@@ -204,9 +204,9 @@ def status_pairs(status: NodeStatus, now: float) -> Pairs:
     ]
 
 
-def pull_line(record: Record) -> str:
-    """How far a pull is, for one line that is written over."""
-    return f"pulling {printable(record.spec.image)}" + (f": {text}" if (text := _pull(record)) else "")
+def percent(pull: PullProgress | None) -> str:
+    """``45%`` of the bytes; nothing where nobody pulls or knows how many there are."""
+    return f"{100 * pull.done // pull.total}%" if pull is not None and pull.total else ""
 
 
 def _pull(record: Record) -> str:
@@ -215,7 +215,7 @@ def _pull(record: Record) -> str:
         return ""
     if not pull.total:
         return format_size(pull.done)
-    return f"{100 * pull.done // pull.total}% ({format_size(pull.done)} of {format_size(pull.total)})"
+    return f"{percent(pull)} ({format_size(pull.done)} of {format_size(pull.total)})"
 
 
 def _size(size_bytes: int | None) -> str:

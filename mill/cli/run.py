@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -11,17 +10,18 @@ from typing import Any
 import click
 import trio
 
-from mill.cli import connect, copying, ends, failure, render
+from mill.cli import connect, copying, ends, failure, progress
 from mill.cli.spec_options import SpecCommand, request_from, spec_options
-from mill.client import Client, calls
+from mill.client import Client, Spawned, calls
 from mill.errors import MillError, NotFound
 from mill.model import Record, SpawnRequest, Status
 
 HELP = f"""Start a task, show its output, and exit with its code.
 
     What the task writes to stdout and stderr comes out on stdout and stderr, byte by byte; one line on stderr says why
-    it ended unless it exited 0. Ctrl-C (or SIGTERM) kills the task and shows its output to the end; a second one kills
-    it at once. Options are those of 'mill spawn'.
+    it ended unless it exited 0. While its image is pulled, stderr shows how far that is, on a terminal with bars. Ctrl-C
+    (or SIGTERM) kills the task and shows its output to the end; a second one kills it at once. Options are those of
+    'mill spawn'.
 
     \b
     mill run coop-agent --env SESSION_ID=abc123
@@ -35,14 +35,12 @@ HELP = f"""Start a task, show its output, and exit with its code.
     Before the task has started: 2 for bad input, 125 for any other failure.
     """
 
-PROGRESS_S = 1.0
-"""Between two looks at a pull's progress."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @click.command(cls=SpecCommand, help=HELP)
 @spec_options
-@click.option("-q", "--quiet", is_flag=True, help="Without the line that tells the id.")
+@click.option("-q", "--quiet", is_flag=True, help="Without the lines that tell the id and the pull.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print log lines and at last the record, one JSON object a line."
 )
@@ -68,6 +66,7 @@ class Attendance:
         self._as_json = as_json
         self.task_id: str | None = None
         self._spawned = trio.Event()
+        self._view = progress.Unseen()
 
     async def run(self, mill: Client, request: SpawnRequest) -> int:
         """The exit code."""
@@ -75,23 +74,28 @@ class Attendance:
         with trio.open_signal_receiver(*SIGNALS) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._heed, signals, nursery)
-                task_id = await self._spawn(request)
-                if sys.stderr.isatty() and not self._quiet:
-                    nursery.start_soon(self._show_pull, task_id)
-                await self._copy(task_id)
-                call = calls.task(task_id)
-                await self._mill.wait(task_id)
+                spawned = await self._spawn(request)
+                await self._show_pull(spawned)
+                await self._copy(spawned.id)
+                call = calls.task(spawned.id)
+                await self._mill.wait(spawned.id)
                 answer = await self._mill.ask(call)
                 nursery.cancel_scope.cancel()
         return self._conclude(self._mill.decode(call, answer), answer)
 
-    async def _spawn(self, request: SpawnRequest) -> str:
+    async def _spawn(self, request: SpawnRequest) -> Spawned:
         spawned = await self._mill.do(calls.spawn(request))
         self.task_id = spawned.id
         self._spawned.set()
         if not self._quiet:
             failure.say(f"task {spawned.id} at {spawned.address}")
-        return spawned.id
+        return spawned
+
+    async def _show_pull(self, spawned: Spawned) -> None:
+        """To its end, before a byte of the task is asked for: nothing of it comes between those."""
+        if spawned.status is Status.PULLING and not self._quiet and not self._as_json:
+            with progress.shown(trio.current_time) as self._view:
+                await progress.watch(self._mill, spawned.id, self._view)
 
     async def _copy(self, task_id: str) -> None:
         style = copying.Json() if self._as_json else copying.Plain()
@@ -123,31 +127,22 @@ class Attendance:
             elif count == 2:  # noqa: PLR2004 -- the second
                 nursery.start_soon(self._kill, 0.0)
             else:
-                failure.say(f"gave up on {self.task_id}: it may still run; see 'mill ps'")
+                self._say(f"gave up on {self.task_id}: it may still run; see 'mill ps'")
                 raise click.exceptions.Exit(ends.SIGNAL_BASE + signal.SIGINT)
 
     async def _kill(self, grace_s: float | None) -> None:
         await self._spawned.wait()
         task_id = self.task_id or ""
         if grace_s is None:
-            failure.say(f"killing {task_id}; Ctrl-C again kills it at once")
+            self._say(f"killing {task_id}; Ctrl-C again kills it at once")
         try:
             await self._mill.kill(task_id, grace=grace_s)
         except NotFound:
             pass  # it has ended long ago; the end is on its way
         except MillError as error:
-            failure.say(f"cannot kill {task_id}: {error}")
+            self._say(f"cannot kill {task_id}: {error}")
 
-    async def _show_pull(self, task_id: str) -> None:
-        """A line that is written over while the image comes."""
-        shown = False
-        while True:
-            record = await self._mill.wait(task_id, "running", timeout=PROGRESS_S)
-            if record.status is not Status.PULLING:
-                break
-            sys.stderr.write(f"\r\x1b[K{render.pull_line(record)}")
-            sys.stderr.flush()
-            shown = True
-        if shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+    def _say(self, text: str) -> None:
+        """Not into the bars of a pull."""
+        self._view.hide()
+        failure.say(text)

@@ -60,12 +60,15 @@ def test_what_has_not_ended_has_no_code() -> None:
 
 
 def test_a_pull_tells_how_far_it_is() -> None:
-    def line(pull: PullProgress | None) -> str:
-        return render.pull_line(attrs.evolve(RECORD, pull=pull))
+    def told(pull: PullProgress | None) -> tuple[str, str]:
+        record = attrs.evolve(RECORD, status=Status.PULLING, pull=pull)
+        return render.task_row(record, 1000.0)[2], dict(render.record_pairs(record, 1000.0)).get(
+            "pulled so far", ""
+        )
 
-    assert line(None) == "pulling busybox"
-    assert line(PullProgress(2048)) == "pulling busybox: 2K"
-    assert line(PullProgress(512, 2048)) == "pulling busybox: 25% (512B of 2K)"
+    assert told(None) == ("pulling", "")
+    assert told(PullProgress(2048)) == ("pulling", "2K")
+    assert told(PullProgress(512, 2048)) == ("pulling 25%", "25% (512B of 2K)")
 
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:

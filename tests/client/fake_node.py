@@ -4,6 +4,7 @@ A task does what its args say, one step each:
 
     out TEXT, err TEXT      writes a line (``\\n`` added); out- and err- write a piece without a line end
     hold                    goes on when released or killed; `stubborn` only when killed with grace 0
+    pull DONE TOTAL         as first steps of an image with "unpulled" in its name: so far it is, until released or killed
     exit N, signal N        its end; without one it exits 0
     fail REASON DETAIL MESSAGE...
 
@@ -22,6 +23,8 @@ from mill.errors import Conflict
 from mill.model import (
     Draft,
     Image,
+    LayerProgress,
+    LayerState,
     NodeStatus,
     PullProgress,
     Reason,
@@ -122,8 +125,11 @@ class FakeNode:
 
     async def _play(self, task: FakeTask) -> None:
         await trio.lowlevel.checkpoint()
+        await self._fetch_image(task)
+        if task.record.status is Status.PULLING and task.killed.is_set():
+            return self.end(task, Reason.KILLED, detail="admin")
         if not task.steps or not task.steps[0].startswith("fail"):
-            self.change(task, status=Status.RUNNING, pull=None)
+            self._run(task)
         for step in task.steps:
             verb, _, rest = step.partition(" ")
             if verb in {"out", "err", "out-", "err-"}:
@@ -141,6 +147,20 @@ class FakeNode:
             number = 9 if task.shot.is_set() else 15
             return self.end(task, Reason.KILLED, exit_code=128 + number, signal=number, detail="admin")
         return self.end(task, Reason.EXIT, exit_code=0)
+
+    async def _fetch_image(self, task: FakeTask) -> None:
+        while task.steps and task.steps[0].startswith("pull ") and not task.killed.is_set():
+            done, total = map(int, task.steps.pop(0).split()[1:])
+            layer = LayerProgress(f"sha256:{'ab' * 32}", LayerState.DOWNLOADING, done, total)
+            self.change(task, pull=PullProgress(done, total, (layer,)))
+            await self._either(task.go_on, task.killed)
+            task.go_on = trio.Event()
+
+    def _run(self, task: FakeTask) -> None:
+        times = task.record.times
+        if task.record.status is Status.PULLING:
+            times = attrs.evolve(times, pulled=Time(EPOCH + 0.25), started=Time(EPOCH + 0.5))
+        self.change(task, status=Status.RUNNING, pull=None, times=times)
 
     def _end_as(self, task: FakeTask, verb: str, rest: str) -> None:
         if verb == "exit":
