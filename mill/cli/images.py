@@ -1,5 +1,6 @@
 """`mill images`: what the node's store holds, and archives into it."""
 
+import json
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -10,12 +11,11 @@ from typing import BinaryIO
 import click
 import trio
 
-from mill.cli import complete, connect, render
+from mill.cli import complete, connect, progress, render
 from mill.cli.output import show_json, show_table
-from mill.client import Client, calls
-from mill.convert import to_json
-from mill.errors import FieldError
-from mill.model import LayerState, PullProgress
+from mill.client import Client, PullStream, calls
+from mill.errors import FieldError, ProblemError
+from mill.model import PullProgress
 
 CHUNK_BYTES = 1024 * 1024
 """Read and sent at once."""
@@ -29,11 +29,14 @@ LOAD_HELP = """Load an OCI or Docker archive (from 'docker save', 'skopeo copy',
     """
 
 
-PULL_HELP = """Pull an image ahead of the tasks that need it, telling of each layer on stderr.
+PULL_HELP = """Pull an image ahead of the tasks that need it.
+
+    On a terminal stderr shows how far each layer is. Ctrl-C ends the pull unless somebody else waits for it, too; what has
+    been fetched is kept for the next one.
 
     \b
     mill images pull docker.io/library/busybox
-    mill images pull --missing registry.example.com/coop:claude
+    mill images pull --pull missing registry.example.com/coop:claude
     """
 
 RM_HELP = """Remove images that no task uses, and what only they kept on the disk.
@@ -46,11 +49,6 @@ GROUP_HELP = """List, pull, load and remove images of the node's store; without 
 
     What a task needs is pulled when it starts.
     """
-
-TOLD = frozenset({LayerState.EXISTS, LayerState.DOWNLOADED, LayerState.DONE})
-"""What a pull says of a layer, each once."""
-SHORT_DIGEST = 12
-"""Of the hexadecimal digits of a layer, as Docker shows them."""
 
 
 @click.group(help=GROUP_HELP, invoke_without_command=True)
@@ -98,29 +96,41 @@ def load_image(*, file: str, name: str | None, as_json: bool) -> None:
 
 @images.command("pull", help=PULL_HELP)
 @click.argument("ref", metavar="REF")
-@click.option("--missing", is_flag=True, help="Do not ask the registry for an image that is there already.")
-@click.option("--json", "as_json", is_flag=True, help="Print the image as the API has it.")
-def pull_image(*, ref: str, missing: bool, as_json: bool) -> None:
+@click.option(
+    "--pull",
+    "policy",
+    type=click.Choice(["missing", "always"]),
+    default="always",
+    show_default=True,
+    help="With missing, an image that is there already is not asked for again.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what the API tells, one JSON object a line.")
+def pull_image(*, ref: str, policy: str, as_json: bool) -> None:
     async def pull(mill: Client) -> None:
-        told: set[tuple[str, LayerState]] = set()
-        async with mill.pull_image(ref, pull="missing" if missing else "always") as news:
-            async for one in news:
-                if isinstance(one, PullProgress):
-                    _tell_layers(one, told)
-                elif as_json:
-                    show_json(to_json(one))
-                else:
-                    click.echo(f"pulled {render.printable(one.ref)}  {render.printable(one.digest)}")
+        async with mill.pull_image(ref, pull=policy) as news:
+            await (_print_lines(news) if as_json else _show_pull(ref, news))
 
     connect.run(pull)
 
 
-def _tell_layers(progress: PullProgress, told: set[tuple[str, LayerState]]) -> None:
-    for layer in progress.layers:
-        if layer.state in TOLD and (layer.digest, layer.state) not in told:
-            told.add((layer.digest, layer.state))
-            short = layer.digest.rpartition(":")[2][:SHORT_DIGEST]
-            click.echo(f"{render.printable(short)}: {layer.state}", err=True)
+async def _show_pull(ref: str, news: PullStream) -> None:
+    with progress.shown(trio.current_time) as view:
+        async for one in news:
+            if isinstance(one, PullProgress):
+                view.show(ref, one)
+            else:
+                view.hide()
+                click.echo(f"pulled {render.printable(one.ref)}  {render.printable(one.digest)}")
+
+
+async def _print_lines(news: PullStream) -> None:
+    try:
+        async for _ in news:
+            click.echo(json.dumps(news.said))
+    except ProblemError:
+        if "error" in news.said:
+            click.echo(json.dumps(news.said))
+        raise
 
 
 @images.command("rm", help=RM_HELP)

@@ -34,7 +34,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "events": ("mill.cli.events:events", "Show every change of a task's state as it happens."),
     "templates": ("mill.cli.templates:templates", "List, show and remove templates."),
     "apply": ("mill.cli.apply:apply", "Make templates out of a TOML file."),
-    "images": ("mill.cli.images:images", "List and load images."),
+    "images": ("mill.cli.images:images", "List, pull, load and remove images."),
     "status": ("mill.cli.status:status", "Show how the node is doing."),
     "doctor": ("mill.cli.doctor:doctor", "Find what is wrong with this host, and say what to do."),
     "systemd-unit": ("mill.cli.systemd_unit:systemd_unit", "Print a systemd unit for milld."),

@@ -29,9 +29,11 @@ class PullStream:
     ) -> None:
         self._connection = connection
         self._call = call
+        self.said: dict[str, Any] = {}
+        """The object, as milld sent it, that was returned or raised last."""
         self._forget = forget
         self._body: ByteStream | None = None
-        self._ready: deque[PullProgress | Image] = deque()
+        self._ready: deque[tuple[dict[str, Any], PullProgress | Image | ProblemError]] = deque()
         self._rest = b""
         self._over = False
 
@@ -51,7 +53,10 @@ class PullStream:
             except BaseException:
                 await self.aclose()
                 raise
-        return self._ready.popleft()
+        self.said, news = self._ready.popleft()
+        if isinstance(news, ProblemError):
+            raise news
+        return news
 
     async def image(self) -> Image:
         """The image, once it is there; the progress that is left is passed over."""
@@ -88,18 +93,18 @@ class PullStream:
             )
         *lines, self._rest = (self._rest + data).split(b"\n")
         try:
-            news = [self._news(json.loads(line)) for line in lines if line.strip()]
+            objects = [json.loads(line) for line in lines if line.strip()]
+            self._ready.extend([(said, self._news(said)) for said in objects])
         except (ExceptionGroup, AttributeError, LookupError, TypeError, ValueError) as error:
             raise ProblemError(
                 200, "unreadable answer", f"{url} told of the pull what this client cannot read"
             ) from error
-        self._ready.extend(news)
-        if news and isinstance(news[-1], Image):
+        if self._ready and not isinstance(self._ready[-1][1], PullProgress):
             await self.aclose()
 
-    def _news(self, said: dict[str, Any]) -> PullProgress | Image:
+    def _news(self, said: dict[str, Any]) -> PullProgress | Image | ProblemError:
         if "error" in said:
-            raise from_object(said["error"], said["error"]["status"])
+            return from_object(said["error"], said["error"]["status"])
         if "image" in said:
             return self._connection.decode(self._call, said["image"])
         return from_json(PullProgress, said["progress"])

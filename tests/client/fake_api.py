@@ -56,7 +56,7 @@ class FakeApi(FakeNode):
         self.loaded: list[bytes] = []
         self.cuts: list[Cut] = []
         self.pulls: list[Any] = []
-        self.waiting, self.left = threading.Event(), threading.Event()
+        self.waiting, self.left, self.go_on = threading.Event(), threading.Event(), trio.Event()
         self.answers: dict[str, tuple[int, bytes]] = {}
         self.port = 0
         self.poll_limit_s = 60.0
@@ -308,7 +308,8 @@ class FakeApi(FakeNode):
         return 204, None
 
     async def _pull(self, wire: h11.Connection, stream: trio.SocketStream, request: Request) -> None:
-        """What is in `pulls`, a line each; at ``wait`` nothing more comes, and `left` is set once the client has gone."""
+        """What is in `pulls`, a line each, after ``pause`` once `go_on` is set; at ``wait`` nothing more comes, and `left` is set
+        once the client has gone."""
         wanted = from_json(PullRequest, json.loads(request.body), strict=True)
         headers = [("content-type", "application/x-ndjson"), ("transfer-encoding", "chunked")]
         await stream.send_all(wire.send(h11.Response(status_code=200, headers=headers)) or b"")
@@ -319,6 +320,9 @@ class FakeApi(FakeNode):
                     pass
                 self.left.set()
                 raise trio.BrokenResourceError
+            if line == "pause":
+                await self.go_on.wait()
+                continue
             said = json.dumps(line).replace("REF", wanted.image).encode() + b"\n"
             for piece in (said[:9], said[9:]):  # torn, as networks do
                 await stream.send_all(wire.send(h11.Data(data=piece)) or b"")

@@ -65,6 +65,27 @@ def test_an_error_at_the_end_is_raised_as_what_it_is(api: FakeApi, run_async: Ru
         run_async(lambda: pulled(api))
 
 
+def test_what_came_before_an_error_is_not_lost_and_all_can_be_had_as_it_came(
+    api: FakeApi, run_async: RunAsync
+) -> None:
+    api.pulls = [{"progress": {**PROGRESS, "mood": "good"}}, {"error": PROBLEM}]
+    said: list[Any] = []
+
+    async def body() -> None:
+        async with Client(api.address, TOKEN) as mill, mill.pull_image("busybox") as news:
+            assert await anext(news) == PullProgress(
+                5, 10, (LayerProgress(DIGEST, LayerState.DOWNLOADING, 5, 10),)
+            )
+            said.append(news.said)
+            with pytest.raises(ProblemError, match="no such tag"):
+                await anext(news)
+            said.append(news.said)
+            assert [one async for one in news] == []
+
+    run_async(body)
+    assert said == api.pulls
+
+
 @pytest.mark.parametrize("pulls", [[], [{"progress": PROGRESS}]])
 def test_an_answer_that_ends_without_an_image_is_a_broken_connection(
     api: FakeApi, run_async: RunAsync, pulls: list[Any]
