@@ -14,6 +14,7 @@
 #
 #   MILL_VM_RUNTIMES="runc crun"  MILL_VM_DRIVERS="cgroupfs systemd"   the matrix
 #   MILL_VM_SECONDS=1500          the longest that one machine may take
+#   MILL_VM_FLAGS=                further flags of run-in-vm.sh
 #   MILL_TEST_SLOWNESS=10         how much longer than here everything may take there
 #
 # It prints a line for each machine, runtime and driver at the end, and exits non-zero if one failed.
@@ -86,7 +87,8 @@ inside() {
 
 for suite in $suites; do
     say "$suite"
-    "$rig/run-in-vm.sh" --image "$suite" -t "${MILL_VM_SECONDS:-1500}" \
+    # shellcheck disable=SC2086 # a list of flags
+    "$rig/run-in-vm.sh" --image "$suite" ${MILL_VM_FLAGS:-} -t "${MILL_VM_SECONDS:-1500}" \
         -s "$root:$root:cow" -s "$home:$home:ro" "$(inside "$@")" </dev/null 2>&1 | tee "$results/$suite" || :
 done
 

@@ -63,8 +63,12 @@ class NodeCgroups:
 
     @property
     def annotations(self) -> Mapping[str, str]:
-        """What else runc and crun need to be told: a scope that ended badly is to go away by itself like any other."""
-        return {"org.systemd.property.CollectMode": "'inactive-or-failed'"} if self.systemd else {}
+        """What else runc and crun must tell systemd: to forget a scope that ended badly as any other, and of no swap.
+
+        That swap is as much as memory runc writes behind systemd's back, which undoes it when the CPU quota is set.
+        """
+        said = {"CollectMode": "'inactive-or-failed'", "MemorySwapMax": "uint64 0"} if self.systemd else {}
+        return {f"org.systemd.property.{name}": value for name, value in said.items()}
 
     def path(self, task_id: str) -> str:
         """The task's cgroup below each hierarchy, wherever it is."""

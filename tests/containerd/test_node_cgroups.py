@@ -32,7 +32,10 @@ def test_the_runtime_is_asked_for_a_path_or_for_a_scope_in_a_slice_of_its_own(ro
     assert systemd.asked("web-x7k2") == rf"mill-{NODE}-web\x2dx7k2.slice:mill-{NODE}:web-x7k2"
     assert (plain.path("web-x7k2"), systemd.path("web-x7k2")) == (f"/{PLAIN}", f"/{SLICE}")
     assert plain.annotations == {}
-    assert systemd.annotations == {"org.systemd.property.CollectMode": "'inactive-or-failed'"}
+    assert systemd.annotations == {
+        "org.systemd.property.CollectMode": "'inactive-or-failed'",
+        "org.systemd.property.MemorySwapMax": "uint64 0",
+    }
 
 
 def test_a_task_that_runs_is_found_after_the_setting_was_changed(root: Path) -> None:
