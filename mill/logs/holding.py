@@ -20,8 +20,8 @@ from mill.errors import SetupError
 from mill.logs import holder as script
 from mill.units import KIB
 
-START_S = 10.0
-"""From starting the holder to its socket. Usual: 0.03 s."""
+START_S = 30.0
+"""From starting the holder to its socket. Usual: 0.03 s; an emulated machine takes three hundred times as long."""
 ANSWER_S = 2.0
 """For one answer. Usual: 0.1 ms; the holder does nothing that waits."""
 RETRY_S = 1.0
