@@ -199,6 +199,8 @@ class FakeTemplates:
 
     async def delete(self, name: str) -> None:
         await self._fail()
+        if name not in self.kept:
+            raise NotFound(f"no template {name!r}")
         del self.kept[name]
 
     async def _fail(self) -> None:

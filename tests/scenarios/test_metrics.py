@@ -97,7 +97,7 @@ async def test_the_figures_are_those_of_the_records(make_node: MakeNode, registr
 
 def check_phases(page: Scrape, ended: list[Record], alive: Record) -> None:
     records = [*ended, alive]
-    waited = [one for one in ended if (one.times.pulled or 0) > one.times.created]
+    waited = [one for one in ended if one.times.pull_began is not None and one.times.pulled is not None]
     assert len(waited) == 1
     check_phase(page, "pull", lengths(waited, "created", "pulled"))
     check_phase(page, "start", lengths(records, "pulled", "started"))

@@ -217,7 +217,8 @@ def test_a_full_disk_is_told_at_once_since_no_other_registry_can_help(small_disk
         serving(shop.honest, address="127.0.0.2") as mirror,
         serving(shop.honest) as home,
     ):
-        node = Node(name="cramped", config=f'[registry."{home.host}"]\nmirrors = ["{mirror.host}"]\n')
+        mirrors = f'[registry."{home.host}"]\nmirrors = ["{mirror.host}"]\n'
+        node = Node(name="cramped", config=f"image-max-bytes = 0\n{mirrors}")  # no budget says so beforehand
         node.data_dir.mkdir()
         (node.data_dir / "containerd").symlink_to(small_disk)
         try:
