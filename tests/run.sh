@@ -1,8 +1,8 @@
 #!/bin/sh
 # All of Mill's checks on a fresh Debian 12 with Python 3.11: installs what is missing, then lint, types and tests.
 #
-#   sh tests/run.sh              everything, within 12 minutes on two cores
-#   sh tests/run.sh -k crash     arguments go to pytest
+#   sh tests/run.sh              everything, within 12 minutes on two cores: three files at a time, for much of it is waiting
+#   sh tests/run.sh -k crash     arguments go to pytest, which then runs one test after the other
 #   MILL_LONG=1 sh tests/run.sh  the long ones too
 set -eu
 
@@ -21,4 +21,5 @@ say "ruff"
 say "mypy"
 "$python" -m mypy
 say "pytest"
+[ $# -gt 0 ] || set -- -n 3 --dist loadfile
 exec "$python" -m pytest "$@" </dev/null
