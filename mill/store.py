@@ -9,7 +9,7 @@ next milld finds `interrupted` either way. A full disk is `NoSpace`, raised to t
 import json
 import queue
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from mill.convert import format_time, from_json, parse_time, to_json
 from mill.errors import Conflict, MillError, NoSpace, SetupError, Unavailable
 from mill.model import Draft, Owned, Record, Status, Task, Template
 from mill.tasks import journal
-from mill.tasks.filter import Filter
+from mill.tasks.filter import Filter, Page, Position
 from mill.tasks.journal import Event
 
 T = TypeVar("T")
@@ -31,14 +31,16 @@ log = structlog.get_logger()
 
 BUSY_TIMEOUT_S = 5.0
 """How long a lock of another process (a backup, say) is waited for."""
+CHECKED_FIRST_BYTES = 16 * 1024 * 1024
+"""A database up to this size is read whole before the start goes on (50 ms); a larger one while milld is at work."""
 RIDE_ALONG_S = 0.1
 """How long a write that nothing depends on waits for another's commit before it gets one of its own."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (
-    id TEXT PRIMARY KEY, created REAL NOT NULL, live INTEGER NOT NULL, status TEXT NOT NULL,
+    id TEXT PRIMARY KEY NOT NULL, created REAL NOT NULL, live INTEGER NOT NULL, status TEXT NOT NULL,
     node TEXT NOT NULL, template TEXT, record TEXT NOT NULL, owned TEXT NOT NULL
-) WITHOUT ROWID;
+);
 CREATE INDEX IF NOT EXISTS tasks_by_age ON tasks (created, id);
 CREATE INDEX IF NOT EXISTS tasks_live ON tasks (live) WHERE live;
 CREATE INDEX IF NOT EXISTS tasks_by_end ON tasks (json_extract(record, '$.times.finished'), id) WHERE NOT live;
@@ -54,6 +56,8 @@ _PUT_OVER = (
 _AMEND = "UPDATE tasks SET record = ? WHERE id = ?"
 
 _ENDED = "SELECT json_extract(record, '$.times.finished'), id FROM tasks WHERE NOT live"
+_BEHIND = """ AND json_extract(record, '$.times.finished') >= ?
+    AND (json_extract(record, '$.times.finished'), id) > (?, ?)"""  # the first half lets SQLite begin there
 _EXPIRED = """
 SELECT id FROM tasks WHERE NOT live AND json_extract(record, '$.times.finished') <= ?
     AND (json_extract(owned, '$.ended.boot_id') IS NOT ? OR json_extract(owned, '$.ended.at_s') <= ?)
@@ -129,25 +133,27 @@ class Store:
         sql = "SELECT id FROM tasks WHERE live" if live else "SELECT id FROM tasks"
         return {row[0] for row in await self._read(sql, ())}
 
-    async def page(self, wanted: Filter, after: tuple[float, str] | None, limit: int) -> list[Record]:
+    async def known(self, among: Collection[str]) -> set[str]:
+        """Those of the ids *among* that there is a row of."""
+        sql = "SELECT id FROM tasks WHERE id IN (SELECT value FROM json_each(?))"
+        return {row[0] for row in await self._read(sql, (json.dumps(list(among)),))}
+
+    async def page(self, wanted: Filter, after: Position | None, limit: int) -> Page:
         """Up to *limit* records, newest first, that come after (created, id) *after*."""
         clauses, params = _where(wanted)
         if after is not None:
             clauses.append("(created, id) < (?, ?)")
             params.extend(after)
         where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
-        sql = f"SELECT record FROM tasks {where} ORDER BY created DESC, id DESC LIMIT ?"  # noqa: S608 -- clauses are ours
-        rows = await self._read(sql, (*params, limit))
-        return [record for row in rows if (record := _readable(_record, row))]
+        sql = f"SELECT record, created, id FROM tasks {where} ORDER BY created DESC, id DESC LIMIT ?"  # noqa: S608 -- clauses are ours
+        return await self._read_as(lambda rows: _page(rows, limit), sql, (*params, limit + 1))
 
     async def longest_ended(self, after: tuple[float, str] | None, limit: int) -> list[tuple[float, str]]:
         """(time of its end, id) of up to *limit* tasks that have ended, the longest-ended first, behind *after*."""
         behind, params = "", []
         if after is not None:
-            behind, params = (
-                " AND (json_extract(record, '$.times.finished'), id) > (?, ?)",
-                [format_time(after[0]), after[1]],
-            )
+            finished = format_time(after[0])
+            behind, params = _BEHIND, [finished, finished, after[1]]
         sql = f"{_ENDED}{behind} ORDER BY json_extract(record, '$.times.finished'), id LIMIT ?"
         return [(parse_time(row[0]), row[1]) for row in await self._read(sql, (*params, limit)) if row[0]]
 
@@ -203,8 +209,13 @@ class Store:
             self._news = trio.Event()
 
     async def _read(self, sql: str, params: Sequence[Any]) -> list[Any]:
-        def read() -> list[Any]:
-            return self._reader.execute(sql, params).fetchall()
+        return await self._read_as(list[Any], sql, params)
+
+    async def _read_as(self, make: Callable[[list[Any]], T], sql: str, params: Sequence[Any]) -> T:
+        """What *make* makes of the rows, in the thread that reads them."""
+
+        def read() -> T:
+            return make(self._reader.execute(sql, params).fetchall())
 
         try:
             return await trio.to_thread.run_sync(read, limiter=self._one_reader)
@@ -305,9 +316,8 @@ def _open_both(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     with ExitStack() as on_failure:
         try:
             writer = on_failure.enter_context(closing(_open(path)))
-            found = writer.execute("PRAGMA quick_check(1)").fetchone()[0] if path.stat().st_size else "ok"
-            if found != "ok":
-                why = found.splitlines()[-1]  # the first line names the schema
+            why = damage_of(writer) if path.stat().st_size <= CHECKED_FIRST_BYTES else None
+            if why is not None:
                 raise SetupError(
                     f"the database {path} is damaged ({why}): move it away to start without its records"
                 )
@@ -322,6 +332,12 @@ def _open_both(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
 
 def _open(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+
+
+def damage_of(connection: sqlite3.Connection) -> str | None:
+    """What is wrong with the database; reads all of it."""
+    found: str = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    return None if found == "ok" else found.splitlines()[-1]  # the first line names the schema
 
 
 def _where(wanted: Filter) -> tuple[list[str], list[Any]]:
@@ -361,15 +377,21 @@ def _row(task: Task) -> tuple[Any, ...]:
     )
 
 
-def _record(row: tuple[str, ...]) -> Record:
+def _page(rows: list[tuple[str, float, str]], limit: int) -> Page:
+    """Out of the rows of a page and the one behind it; the next page is decided by rows, readable or not."""
+    records = [record for row in rows[:limit] if (record := _readable(_record, row))]
+    return Page(records, rows[limit - 1][1:] if len(rows) > limit else None)
+
+
+def _record(row: tuple[Any, ...]) -> Record:
     return from_json(Record, json.loads(row[0]))
 
 
-def _task(row: tuple[str, ...]) -> Task:
+def _task(row: tuple[Any, ...]) -> Task:
     return Task(_record(row), from_json(Owned, json.loads(row[1])))
 
 
-def _readable(read: Callable[[tuple[str, ...]], T], row: tuple[str, ...]) -> T | None:
+def _readable(read: Callable[[tuple[Any, ...]], T], row: tuple[Any, ...]) -> T | None:
     """The row as a value; one that is damaged, or speaks of what only a newer Mill knows, is left alone and told."""
     try:
         return read(row)

@@ -249,7 +249,13 @@ async def test_a_row_of_a_newer_mill_is_left_alone_and_hides_no_other(store: Sto
         )
     assert [one.record.id for one in await store.live()] == ["old"]
     assert await store.get("new") is None
-    assert [record.id for record in await store.page(Filter(), None, 9)] == ["old"]
+    assert [record.id for record in (await store.page(Filter(), None, 9)).records] == ["old"]
+    await store.insert(task("older", created=0.0))
+    last_readable = await store.page(Filter(), None, 2)
+    assert [record.id for record in last_readable.records] == ["old"], "a page may be short"
+    assert last_readable.next is not None, "and is not the last one for that"
+    assert [one.id for one in (await store.page(Filter(), last_readable.next, 2)).records] == ["older"]
+    await store.delete("older")
     assert await store.ids(live=True) == {"old", "new"}
 
 

@@ -22,7 +22,7 @@ from mill.model import (
     Stats,
     Template,
 )
-from mill.tasks.filter import Filter
+from mill.tasks.filter import Filter, Page, Position
 from mill.tasks.journal import Event
 
 
@@ -37,7 +37,7 @@ class TaskService(Protocol):
 
     def live(self, wanted: Filter) -> list[Record]: ...
 
-    async def page(self, wanted: Filter, after: tuple[float, str] | None, limit: int) -> list[Record]: ...
+    async def page(self, wanted: Filter, after: Position | None, limit: int) -> Page: ...
 
     async def kill(self, task_id: str, by: str, *, signal: int | None, grace: Duration | None) -> Record: ...
 

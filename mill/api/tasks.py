@@ -13,10 +13,11 @@ from mill.api.filters import read_filter
 from mill.api.request import Query, caller, json_body
 from mill.api.timing import untimed
 from mill.checks import MOST_GRACE_S, parse_signal
-from mill.config import LONG_POLL_S, PAGE_LIMIT
+from mill.config import LONG_POLL_S, PAGE_LIMIT, PAGE_SIZE
 from mill.convert import to_json
 from mill.errors import Conflict, FieldError
 from mill.model import Duration, Record, SpawnRequest, Status
+from mill.tasks.filter import Page, Position
 
 CONDITIONS = ("running", "terminal")
 
@@ -45,19 +46,15 @@ def _of_all(found: Blueprint, core: Core) -> None:
         wanted = attrs.evolve(read_filter(query), node=query.text("node"))
         everything = query.flag("all")
         with_usage = query.flag("usage")
-        limit = query.integer("limit", least=1, most=PAGE_LIMIT) or PAGE_LIMIT
+        limit = query.integer("limit", least=1, most=PAGE_LIMIT) or PAGE_SIZE
         after = _position(query.text("after"))
         query.done()
         if everything or any(Status(status).terminal for status in wanted.statuses):
-            records = await core.tasks.page(wanted, after, limit + 1)
+            page = await core.tasks.page(wanted, after, limit)
         else:
-            records = [
-                r for r in core.tasks.live(wanted) if after is None or (r.times.created, r.id) < after
-            ][: limit + 1]
-        rows = [_row(record, with_usage=with_usage) for record in records[:limit]]
-        return json_answer(
-            {"tasks": rows, "next": _next(records[limit - 1]) if len(records) > limit else None}
-        )
+            page = _cut(core.tasks.live(wanted), after, limit)
+        rows = [_row(record, with_usage=with_usage) for record in page.records]
+        return json_answer({"tasks": rows, "next": None if page.next is None else _next(page.next)})
 
 
 def _of_one(found: Blueprint, core: Core) -> None:
@@ -93,6 +90,13 @@ def _of_one(found: Blueprint, core: Core) -> None:
         return json_answer(figures)
 
 
+def _cut(records: list[Record], after: Position | None, limit: int) -> Page:
+    """The page after *after* of all *records*."""
+    left = [r for r in records if after is None or (r.times.created, r.id) < after]
+    last = left[limit - 1] if len(left) > limit else None
+    return Page(left[:limit], None if last is None else (last.times.created, last.id))
+
+
 def _row(record: Record, *, with_usage: bool) -> dict[str, object]:
     row: dict[str, object] = to_json(record)
     if not with_usage:
@@ -109,11 +113,11 @@ def _signal(text: str | None) -> int | None:
         raise FieldError("signal", str(error)) from None
 
 
-def _next(last: Record) -> str:
-    return base64.urlsafe_b64encode(json.dumps([last.times.created, last.id]).encode()).decode().rstrip("=")
+def _next(last: Position) -> str:
+    return base64.urlsafe_b64encode(json.dumps(last).encode()).decode().rstrip("=")
 
 
-def _position(text: str | None) -> tuple[float, str] | None:
+def _position(text: str | None) -> Position | None:
     if text is None:
         return None
     try:

@@ -33,7 +33,7 @@ from mill.containerd.node_cgroups import NodeCgroups, check_systemd
 from mill.containerd.running import Running
 from mill.containerd.runtime import Runtime
 from mill.containerd.session import Session
-from mill.daemon import datadir, host, meters
+from mill.daemon import datadir, host, meters, soundness
 from mill.daemon.clock import SystemClock
 from mill.daemon.meters import Meters
 from mill.daemon.metrics import Levels, Metrics
@@ -86,7 +86,8 @@ async def serve_node(
         sock = layers.enter_context(api_server.bind(config.listen))
         counted: Meters = await layer(meters.serve)
         engine = await _engine(config, layer, clock, counted)
-        store: Store = await layer(serve_store, config.data_dir / "mill.db")
+        store: Store = await layer(serve_store, database := config.data_dir / "mill.db")
+        await layer(soundness.serve, database)
         logs: Logs = await layer(log_store.serve, config.data_dir, clock.now)
         me = Identity(engine.node_id, engine.node_name, engine.ip, config.allow_mounts)
         world = World(engine, logs, clock, trio.CapacityLimiter(_starts_at_once()))

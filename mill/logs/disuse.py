@@ -5,14 +5,18 @@ segment of each stream always stays; of one that has ended none needs to.
 """
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import attrs
 
 from mill.logs.index import INDEX_SUFFIX, LOG_SUFFIX, STREAMS, segment_name
 from mill.logs.segments import bases_in
+
+NAMES_AT_ONCE = 500
+"""Of the log store's directories, so that 100,000 of them are never in memory together."""
 
 
 @attrs.frozen
@@ -82,15 +86,18 @@ def size_of_all(logs: Path) -> int:
         return sum(size_of(Path(entry.path)) for entry in entries)
 
 
-def orphans(logs: Path, known: Collection[str], before_s: float) -> list[str]:
-    """Tasks whose logs are there, that nobody knows, and of which nothing has changed since *before_s* (unix seconds)."""
+def next_names(entries: "Iterable[os.DirEntry[str]]") -> set[str]:
+    """The next few of a directory; none at its end."""
+    return {entry.name for entry in islice(entries, NAMES_AT_ONCE)}
+
+
+def orphans(logs: Path, unknown: Iterable[str], before_s: float) -> list[str]:
+    """Those tasks of the *unknown* ones in whose logs nothing has changed since *before_s* (unix seconds)."""
     found = []
-    with os.scandir(logs) as entries:
-        for entry in entries:
-            if entry.name not in known:
-                with suppress(FileNotFoundError):
-                    if max(_times(Path(entry.path)), default=0.0) < before_s:
-                        found.append(entry.name)
+    for name in unknown:
+        with suppress(FileNotFoundError):
+            if max(_times(logs / name), default=0.0) < before_s:
+                found.append(name)
     return found
 
 

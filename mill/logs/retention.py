@@ -41,8 +41,8 @@ class Ended(Protocol):
     async def expired(self, retention_s: float, limit: int) -> list[str]:
         """Up to *limit* tasks that ended at least *retention_s* ago."""
 
-    async def known(self) -> Collection[str]:
-        """Every task that there is a record of."""
+    async def known(self, among: Collection[str]) -> Collection[str]:
+        """Those of the tasks *among* that there is a record of."""
 
     async def forget(self, task_id: str) -> None:
         """Its record is to go; its logs are gone."""
@@ -90,7 +90,7 @@ class Retention:
 
     async def keep_count(self) -> None:
         """Count what is there, without what no record knows."""
-        await self._logs.remove_orphans(await self._ended.known(), max(ORPHANS_KEPT_S, self._retention_s))
+        await self._logs.remove_orphans(self._ended.known, max(ORPHANS_KEPT_S, self._retention_s))
         await self._logs.recount()
         await trio.sleep(RECOUNT_S)
 

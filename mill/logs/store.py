@@ -7,7 +7,7 @@ of others nothing.
 
 import os
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -170,14 +170,18 @@ class Logs:
         if self.budget.over_bytes > 0:
             self._say_over()
 
-    async def remove_orphans(self, known: Collection[str], age_s: float) -> None:
-        """The logs of tasks that nobody knows and that are older than that."""
-        strays = await trio.to_thread.run_sync(disuse.orphans, self._logs, known, self._now() - age_s)
-        for task_id in strays:
-            if task_id not in self._live:
-                await self.remove(task_id)
-        if strays:
-            log.info("removed logs that no record knows", count=len(strays), ids=strays[:10])
+    async def remove_orphans(
+        self, known: Callable[[Collection[str]], Awaitable[Collection[str]]], age_s: float
+    ) -> None:
+        """The logs of tasks that *known* leaves out and that are older than that; a few at a time, however many there are."""
+        with os.scandir(self._logs) as entries:
+            while names := await trio.to_thread.run_sync(disuse.next_names, entries):
+                unknown = names - set(await known(names)) - self._live.keys()
+                old = await trio.to_thread.run_sync(disuse.orphans, self._logs, unknown, self._now() - age_s)
+                for task_id in old:
+                    await self.remove(task_id)
+                if old:
+                    log.info("removed logs that no record knows", count=len(old), ids=old[:10])
 
     def _freed(self, size_bytes: int) -> int:
         self.budget.removed_bytes += size_bytes

@@ -1,4 +1,7 @@
-"""Which records a listing or a subscriber wants. Pure: the API parses it; the service, the store and the journal judge by it."""
+"""Which records a listing or a subscriber wants, and a page of them.
+
+Pure: the API parses it; the service, the store and the journal judge by it.
+"""
 
 import attrs
 
@@ -24,3 +27,18 @@ class Filter:
             and (self.template is None or record.template == self.template)
             and all(record.spec.labels.get(key) == value for key, value in self.labels)
         )
+
+
+Position = tuple[float, str]
+"""(created, id) of a record: what comes next lies behind it."""
+
+
+@attrs.frozen
+class Page:
+    """Records, newest first. `next` is where the next page begins, or None.
+
+    A page that is short, or empty, need not be the last: there may be rows that cannot be read.
+    """
+
+    records: list[Record]
+    next: Position | None = None

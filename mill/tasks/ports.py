@@ -3,12 +3,12 @@
 `containerd.runtime`, `logs.store` and `mill.store` fit them; the tests bring fakes. The daemon plugs them in.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from mill.model import Exit, PullProgress, Record, Spec, Stats, Task, Time, Usage
-from mill.tasks.filter import Filter
+from mill.model import Exit, PullProgress, Spec, Stats, Task, Time, Usage
+from mill.tasks.filter import Filter, Page, Position
 from mill.tasks.journal import Event
 from mill.tasks.marks import Marks
 from mill.tasks.states import Toll
@@ -48,7 +48,10 @@ class Records(Protocol):
     async def ids(self, *, live: bool = False) -> set[str]:
         """Every id that is known; *live*: of every task that has not ended, also of those that cannot be read."""
 
-    async def page(self, wanted: Filter, after: tuple[float, str] | None, limit: int) -> list[Record]:
+    async def known(self, among: Collection[str]) -> set[str]:
+        """Those of the ids *among* that there is a row of."""
+
+    async def page(self, wanted: Filter, after: Position | None, limit: int) -> Page:
         """Up to *limit* records, newest first, that come after (created, id) *after*."""
 
     async def longest_ended(self, after: tuple[float, str] | None, limit: int) -> list[tuple[float, str]]:

@@ -4,7 +4,7 @@ Order of a spawn: checks that touch nothing, the ledger (instant), the row (comm
 nothing of HTTP or containerd.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 
 import attrs
@@ -32,7 +32,7 @@ from mill.model import (
     Times,
 )
 from mill.tasks.drafts import Choice, finish, lay_out, new_id
-from mill.tasks.filter import Filter
+from mill.tasks.filter import Filter, Page, Position
 from mill.tasks.ledger import Ledger
 from mill.tasks.lifecycle import SIGKILL, World, run_task
 from mill.tasks.ports import Records
@@ -156,11 +156,15 @@ class Tasks:
         found = [record for record in records if not record.status.terminal and wanted.accepts(record)]
         return sorted(found, key=lambda record: (record.times.created, record.id), reverse=True)
 
-    async def page(self, wanted: Filter, after: tuple[float, str] | None, limit: int) -> list[Record]:
+    async def page(self, wanted: Filter, after: Position | None, limit: int) -> Page:
         """All records that match, ended ones too, newest first, after (created, id) *after*."""
         usage = self._world.runtime.usage()
-        records = await self._store.page(wanted, after, limit)
-        return [attrs.evolve(record, usage=usage.get(record.id)) for record in records]
+        page = await self._store.page(wanted, after, limit)
+        used = [
+            attrs.evolve(record, usage=usage[record.id]) if record.id in usage else record
+            for record in page.records
+        ]
+        return Page(used, page.next)
 
     async def kill(self, task_id: str, by: str, *, signal: int | None, grace: Duration | None) -> Record:
         """Wish the task's end, durably; a second wish may hurry the first. No effect on a task that has ended."""
@@ -191,9 +195,9 @@ class Tasks:
         )
         return [task_id for task_id in found if self.table.get(task_id) is None]
 
-    async def known(self) -> set[str]:
-        """Every id that there is a row of."""
-        return await self._store.ids()
+    async def known(self, among: Collection[str]) -> set[str]:
+        """Those of the ids *among* that there is a row of."""
+        return await self._store.known(among)
 
     async def forget(self, task_id: str) -> None:
         """The record of a task that has ended goes: from now on its id is unknown."""

@@ -35,8 +35,8 @@ from mill.model import (
 )
 from mill.security.tokens import Tokens, hash_of
 from mill.tasks.events import Events
-from mill.tasks.filter import Filter
-from tests.tasks.fakes import FakeJournal
+from mill.tasks.filter import Filter, Page, Position
+from tests.tasks.fakes import FakeJournal, page_of
 
 TOKEN = "the-token"
 NOW = 1_800_000_000.0
@@ -90,11 +90,10 @@ class FakeTasks:
         self.asked.append(("live", wanted))
         return [one for one in self._newest_first() if not one.status.terminal and wanted.accepts(one)]
 
-    async def page(self, wanted: Filter, after: tuple[float, str] | None, limit: int) -> list[Record]:
+    async def page(self, wanted: Filter, after: Position | None, limit: int) -> Page:
         await self._fail()
         self.asked.append(("page", wanted, after, limit))
-        found = [one for one in self._newest_first() if wanted.accepts(one)]
-        return [one for one in found if after is None or (one.times.created, one.id) < after][:limit]
+        return page_of(self.records.values(), wanted, after, limit)
 
     async def kill(self, task_id: str, by: str, *, signal: int | None, grace: Duration | None) -> Record:
         self.asked.append((task_id, by, signal, grace))

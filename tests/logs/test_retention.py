@@ -42,9 +42,9 @@ class Past:
             :limit
         ]
 
-    async def known(self) -> Collection[str]:
+    async def known(self, among: Collection[str]) -> Collection[str]:
         await trio.lowlevel.checkpoint()
-        return {*self.ends, *self.also_known}
+        return {*self.ends, *self.also_known} & set(among)
 
     async def forget(self, task_id: str) -> None:
         await trio.lowlevel.checkpoint()

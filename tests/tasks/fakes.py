@@ -5,7 +5,7 @@ in its fake runtime and goes on while no milld looks, as the real one does.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import attrs
@@ -24,7 +24,7 @@ from mill.model import (
     Time,
     Usage,
 )
-from mill.tasks.filter import Filter
+from mill.tasks.filter import Filter, Page, Position
 from mill.tasks.journal import Event
 from mill.tasks.marks import Marks
 from mill.tasks.ports import OpenPipes
@@ -52,6 +52,13 @@ class FakeClock:
 
     def boottime(self) -> float:
         return trio.current_time()
+
+
+def page_of(records: Iterable[Record], wanted: Filter, after: Position | None, limit: int) -> Page:
+    """As the real store cuts it."""
+    placed = [((one.times.created, one.id), one) for one in records if wanted.accepts(one)]
+    found = sorted((pair for pair in placed if after is None or pair[0] < after), reverse=True)
+    return Page([one for _, one in found[:limit]], found[limit - 1][0] if len(found) > limit else None)
 
 
 @attrs.define
@@ -99,11 +106,13 @@ class FakeRecords:
         await trio.lowlevel.checkpoint()
         return {task_id for task_id, task in self.rows.items() if not (live and task.record.status.terminal)}
 
-    async def page(self, wanted: Filter, after: tuple[float, str] | None, limit: int) -> list[Record]:
+    async def known(self, among: Collection[str]) -> set[str]:
         await trio.lowlevel.checkpoint()
-        found = [task.record for task in self.rows.values() if wanted.accepts(task.record)]
-        found.sort(key=lambda record: (record.times.created, record.id), reverse=True)
-        return [r for r in found if after is None or (r.times.created, r.id) < after][:limit]
+        return self.rows.keys() & set(among)
+
+    async def page(self, wanted: Filter, after: Position | None, limit: int) -> Page:
+        await trio.lowlevel.checkpoint()
+        return page_of([task.record for task in self.rows.values()], wanted, after, limit)
 
     async def longest_ended(self, after: tuple[float, str] | None, limit: int) -> list[tuple[float, str]]:
         await trio.lowlevel.checkpoint()

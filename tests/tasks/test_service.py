@@ -235,8 +235,8 @@ async def test_live_tasks_are_listed_newest_first_with_what_they_use(scene: Scen
         assert [record.id for record in tasks.live(Filter(labels=(("team", "a"),)))] == [new]
         await trio.sleep(200.0)
         assert tasks.live(ANY) == []
-        assert [record.id for record in await tasks.page(ANY, None, 10)] == [new, old]
-        assert (await tasks.page(ANY, None, 10))[0].usage is None
+        assert [record.id for record in (await tasks.page(ANY, None, 10)).records] == [new, old]
+        assert (await tasks.page(ANY, None, 10)).records[0].usage is None
 
 
 async def test_stats_are_of_running_tasks_only(scene: Scene) -> None:
