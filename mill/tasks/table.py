@@ -65,10 +65,12 @@ class LiveTask:
         """Store what *change* makes of the task, then let everybody see it. A write is not interrupted half-way.
 
         While the disk is full the fact is held here and tried again: a true end must not be lost for lack of space. Between
-        two tries nothing has changed, so that milld can leave: the next one finds out anew.
+        two tries nothing has changed, so that milld can leave: the next one finds out anew. So can whoever waits for another
+        change of the task, which may be held.
         """
-        with trio.CancelScope(shield=True) as scope:
+        with trio.CancelScope(shield=not self._one_commit.locked()) as scope:
             async with self._one_commit:
+                scope.shield = True
                 task = change(self.task)
                 complained = False
                 while True:

@@ -1,6 +1,7 @@
 """A node with 100,000 finished records beside an empty one: as `tests.bench records`, with bounds that a loaded machine keeps."""
 
 from tests.bench import records
+from tests.bench.start import Pair, at
 
 COUNT, ROUNDS = 100_000, 15
 START_OVER_EMPTY_S = 1.0
@@ -12,6 +13,6 @@ MORE_RESIDENT_BYTES = 24 * 2**20
 def test_a_hundred_thousand_finished_records_are_hardly_felt() -> None:
     full, empty = records.measure(COUNT, ROUNDS)
     assert full.start_s < empty.start_s + START_OVER_EMPTY_S
-    assert records.at(full.pages_s, 0.5) < PAGE_S
-    assert records.Pair(full.spawns_s, empty.spawns_s).ratio() < SPAWN_RATIO
+    assert at(full.pages_s, 0.5) < PAGE_S
+    assert Pair(full.spawns_s, empty.spawns_s).ratio() < SPAWN_RATIO
     assert full.rss_bytes < empty.rss_bytes + MORE_RESIDENT_BYTES

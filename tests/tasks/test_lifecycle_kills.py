@@ -4,9 +4,10 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from mill.errors import NoSpace
 from mill.model import Reason, Status
-from tests.tasks.fakes import FOREVER, SIGKILL, SIGTERM, Program
-from tests.tasks.scene import WAY_OUT, Scene, end_of, kill, wait_status
+from tests.tasks.fakes import BUSYBOX, FOREVER, SIGKILL, SIGTERM, Program
+from tests.tasks.scene import WAY_OUT, Scene, end_of, kill, spawn, wait_status
 
 
 async def test_a_kill_while_pulling_ends_the_pull(scene: Scene) -> None:
@@ -197,3 +198,18 @@ async def test_what_sigkill_cannot_end_is_interrupted(scene: Scene) -> None:
         await over.wait()
     assert end_of(live) == (Status.FAILED, Reason.INTERRUPTED)
     assert "stuck in the kernel" in str(live.record.message)
+
+
+async def test_a_kill_that_waits_for_a_change_that_a_full_disk_holds_can_be_left(scene: Scene) -> None:
+    """Else a milld that stops would wait for whoever asked, and he for a disk with space."""
+    scene.runtime.images, scene.runtime.program = {BUSYBOX}, Program(5.0)
+    async with scene.milld() as tasks:
+        task_id = await spawn(tasks)
+        await tasks.wait(task_id, "running", 60.0)
+        scene.records.failure = NoSpace("the disk is full")
+        await trio.sleep(10.0)  # it has ended, and its end cannot be stored
+        with trio.move_on_after(3.0) as left:
+            await tasks.kill(task_id, "alice", signal=None, grace=None)
+        assert left.cancelled_caught
+        scene.records.failure = None
+        assert (await tasks.wait(task_id, "terminal", 60.0)).reason is Reason.EXIT
