@@ -7,7 +7,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import attrs
 
-from mill.config import PAGE_LIMIT
+from mill.config import PAGE_LIMIT, PAGE_SIZE
 from mill.model import (
     Draft,
     Duration,
@@ -57,7 +57,7 @@ _QUERIES: Mapping[str, dict[str, Any]] = {
     "follow": _FLAG,
     "grace": _SCALARS[Duration],
     "label": {"type": "array", "items": {**_TEXT, "description": "KEY=VALUE"}},
-    "limit": {"type": "integer", "minimum": 1, "maximum": PAGE_LIMIT},
+    "limit": {"type": "integer", "minimum": 1, "maximum": PAGE_LIMIT, "default": PAGE_SIZE},
     "name": _TEXT,
     "node": _TEXT,
     "signal": {"type": ["integer", "string"], "description": "a number, or a name such as TERM"},
