@@ -11,6 +11,12 @@ from mill.errors import FieldError, MillError, NodeError, RuntimeFault, Unauthor
 
 PROBLEM_TYPE = "application/problem+json"
 
+_NO_HTTP = {
+    400: ("bad request", "what came is no HTTP/1.1 request that can be understood"),
+    431: ("headers too long", "the headers are longer than 16K in all: send fewer or shorter ones"),
+    501: ("not implemented", "the body's transfer coding is not known: send it chunked, or with its length"),
+}
+
 log = structlog.get_logger()
 
 
@@ -48,6 +54,12 @@ def answer_bug(error: Exception) -> Response:
     log.error("internal error while answering", exc_info=error)
     detail = "milld failed to answer; its log has the details"
     return _response(_problem(500, "internal", "internal error", detail))
+
+
+def no_http(status: int) -> dict[str, Any]:
+    """What the server refuses before there is a request that a route could answer."""
+    title, detail = _NO_HTTP.get(status, _NO_HTTP[400])
+    return _problem(status, title.replace(" ", "-"), title, detail)
 
 
 def _problem(status: int, slug: str, title: str, detail: str, field: str | None = None) -> dict[str, Any]:

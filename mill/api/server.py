@@ -7,6 +7,7 @@ dead peers are found by TCP keepalive. The daemon serves it; it knows an ASGI ap
 """
 
 import errno
+import json
 import math
 import socket as stdlib_socket
 import sys
@@ -27,6 +28,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ConnectionState, Scope
 from hypercorn.utils import parse_socket_addr
 
+from mill.api.problems import PROBLEM_TYPE, no_http
 from mill.config import API_CONNECTIONS, API_KEEP_ALIVE_S, API_WRITE_DEADLINE_S, parse_address
 from mill.errors import SetupError
 
@@ -92,6 +94,19 @@ class _Http11(H11Protocol):
                 http_version=request.http_version,
             )
         await super()._create_stream(request)
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """Hypercorn's has no body."""
+        said = json.dumps(no_http(status_code)).encode()
+        headers = [
+            (b"content-type", PROBLEM_TYPE.encode()),
+            (b"content-length", b"%d" % len(said)),
+            (b"connection", b"close"),
+            *self.config.response_headers("h11"),
+        ]
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        await self._send_h11_event(h11.Data(data=said))
+        await self._send_h11_event(h11.EndOfMessage())
 
 
 class Connection(TCPServer):

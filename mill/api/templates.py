@@ -25,14 +25,14 @@ def routes(core: Core) -> Blueprint:
         Query().done()
         template = core.templates.all().get(name)
         if template is None:
-            raise NotFound(f"no template {name!r}")
+            raise NotFound(f"no template {name[:80]!r}")
         return json_answer(template)
 
     @found.put("/v1/templates/<name>")
     async def put(name: str) -> Response:
         Query().done()
         if not is_label(name):
-            raise FieldError("name", f"{name!r} is no DNS label: use a-z, 0-9 and inner hyphens")
+            raise FieldError("name", f"{name[:80]!r} is no DNS label: use a-z, 0-9 and inner hyphens")
         draft = await json_body(Draft)
         if draft.image is not None:
             try:

@@ -2,13 +2,13 @@
 
 Match on the class or the code, never on the text: texts differ between containerd's versions.
 
-    RpcError                  any other code; `code` is grpc's name for it, such as ``INTERNAL``
+    RpcError                  any other code; `code` is grpc's name for it, such as ``INTERNAL`` (502 to who asked over the API)
       RpcNotFound             often a success: what was to be removed is gone
       RpcAlreadyExists        often a success: what was to be made is there
       RpcFailedPrecondition   not in the state that the call needs
       RpcOutOfRange           a write's offset does not match the ingest
       RpcAborted              lost a race; may be tried again
-      RpcTimeout              no answer in time; whether it was done is not known
+      RpcTimeout              no answer in time; whether it was done is not known (504)
       RpcUnavailable          not connected, or the connection broke under the call; also `errors.Unavailable`,
                               so that whoever asked over the API is told to try again
 """
@@ -20,6 +20,10 @@ from mill.errors import MillError, Unavailable
 
 class RpcError(MillError):
     """`code` is the name of the grpc status code, `message` containerd's own text."""
+
+    status = 502
+    slug = "containerd"
+    title = "containerd refused"
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(self._line(code, " ".join(message.split())))
@@ -54,10 +58,12 @@ class RpcAborted(RpcError):
 
 
 class RpcTimeout(RpcError):
+    status = 504
+    title = "containerd did not answer in time"
     _text = "containerd did not answer in time: {message}"
 
 
-class RpcUnavailable(RpcError, Unavailable):
+class RpcUnavailable(Unavailable, RpcError):
     _text = "containerd cannot be reached: {message}"
 
 

@@ -36,7 +36,7 @@ class Templates:
     async def delete(self, name: str) -> None:
         self._check_free(name)
         if name not in self._stored:
-            raise NotFound(f"no template {name!r}")
+            raise NotFound(f"no template {name[:80]!r}")
         await self._store.delete_template(name)
         self._stored.pop(name, None)
 

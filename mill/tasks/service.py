@@ -135,7 +135,7 @@ class Tasks:
         task = await self._store.get(task_id)
         if task is None:
             raise NotFound(
-                f"no task {task_id!r} is known here; it may have ended longer ago than records are kept"
+                f"no task {task_id[:80]!r} is known here; it may have ended longer ago than records are kept"
             )
         return task.record
 

@@ -79,7 +79,7 @@ class FakeTasks:
     async def get(self, task_id: str) -> Record:
         await self._fail()
         if task_id not in self.records:
-            raise NotFound(f"no task {task_id!r}")
+            raise NotFound(f"no task {task_id[:80]!r}")
         return self.records[task_id]
 
     async def wait(self, task_id: str, condition: str, timeout_s: float) -> Record:

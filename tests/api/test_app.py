@@ -4,12 +4,13 @@ import json
 
 import httpx
 import pytest
+import trio
 from structlog.testing import capture_logs
 
 from mill import errors
 from mill.api.app import OPEN_PATHS, make_app
 from mill.containerd.faults import RpcError, RpcTimeout, RpcUnavailable
-from tests.api.conftest import problem
+from tests.api.conftest import Served, problem
 from tests.api.fakes import RUNNING, TOKEN, FakeNode
 
 
@@ -69,6 +70,42 @@ async def test_a_wrong_method_says_which_are_right(api: httpx.AsyncClient) -> No
     assert "GET" in answer.headers["allow"]
 
 
+@pytest.mark.parametrize(("path", "status"), [
+    (b"/v1/tasks/%FF%FE", 404), (b"/v1/tasks/a%2Fb", 404), (b"/v1/tasks/%00", 404), (b"/v1/tasks/%2e%2e", 404), (b"/v1/tasks/" + b"a" * 8000, 404),
+    (b"/v1/tasks/%ED%A0%80/logs", 404), (b"/v1/templates/%ff", 404), (b"/v1/tasks?limit=" + b"9" * 5000, 400), (b"/v1/tasks?limit=1&limit=2", 400),
+    (b"/v1/tasks?limit=%D9%A1", 400), (b"/v1/tasks?after=%ff", 400), (b"/v1/tasks?%ff=1", 400), (b"/v1/tasks/busy-0001?timeout=nan", 400),
+    (b"/v1/tasks/busy-0001?timeout=1e999", 400), (b"/v1/tasks/busy-0001?timeout=1_0", 400), (b"/v1/tasks/busy-0001?wait=", 400),
+    (b"/v1/tasks/busy-0001/logs?since=-inf", 400), (b"/v1/tasks/busy-0001/logs?tail=-0", 400), (b"/v1/tasks?label=%00", 400), (b"/v1/%E2%82", 404),
+], ids=lambda value: str(value)[:40])  # fmt: skip
+async def test_odd_paths_and_queries_are_problems(served: Served, path: bytes, status: int) -> None:
+    async with await served.connect() as stream:
+        await stream.send_all(
+            b"GET "
+            + path
+            + f" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n".encode()
+        )
+        with trio.fail_after(5):
+            head, _, body = b"".join([part async for part in stream]).partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode()), head
+    assert b"content-type: application/problem+json" in head.lower()
+    said = json.loads(body)
+    assert said["status"] == status
+    assert len(said["detail"]) < 300
+    assert "\n" not in said["detail"]
+
+
+async def test_a_head_has_no_body_and_options_say_what_is_allowed(api: httpx.AsyncClient) -> None:
+    answer = await api.head("/v1/tasks")
+    assert (answer.status_code, answer.content) == (200, b"")
+    answer = await api.options("/v1/tasks/spawn")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert "POST" in answer.headers["allow"]
+    for method in ("PATCH", "BREW", "TRACE"):
+        answer = await api.request(method, "/v1/templates/one")
+        assert problem(answer) == (405, "method-not-allowed", None)
+        assert set(answer.headers["allow"].split(", ")) == {"DELETE", "GET", "HEAD", "OPTIONS", "PUT"}
+
+
 async def test_a_path_may_end_in_a_slash(api: httpx.AsyncClient) -> None:
     assert (await api.get("/v1/tasks/")).status_code == 200
 
@@ -108,8 +145,8 @@ async def test_each_error_has_its_status(
 
 @pytest.mark.parametrize(("fault", "status"), [
     (RpcUnavailable("UNAVAILABLE", "connection refused"), 503),
-    (RpcTimeout("DEADLINE_EXCEEDED", "too late"), 500),
-    (RpcError("INTERNAL", "line one\nline two"), 500),
+    (RpcTimeout("DEADLINE_EXCEEDED", "too late"), 504),
+    (RpcError("INTERNAL", "line one\nline two"), 502),
 ])  # fmt: skip
 async def test_what_containerd_refuses_is_one_line(
     api: httpx.AsyncClient, fake: FakeNode, fault: RpcError, status: int

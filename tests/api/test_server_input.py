@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import socket
 from functools import partial
 from typing import Any
@@ -60,6 +61,26 @@ async def test_odd_requests_get_an_answer_and_harm_nobody(open_: Served, sent: b
                 assert (half and not answer) or answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
     async with await open_.connect() as stream:
         assert (await answer_on(stream)).endswith(b"hello")
+
+
+@pytest.mark.parametrize(("sent", "status", "slug"), [
+    (b"GET /\r\n\r\n", 400, "bad-request"),
+    (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 200_000 + b"\r\n\r\n", 431, "headers-too-long"),
+    (HEAD + b"Transfer-Encoding: foo\r\n\r\n", 501, "not-implemented"),
+], ids=lambda value: str(value)[:20])  # fmt: skip
+async def test_what_is_no_http_is_a_problem_too(open_: Served, sent: bytes, status: int, slug: str) -> None:
+    async with await open_.connect() as stream:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.send_all(sent)
+        answer = b""
+        with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
+            while part := await stream.receive_some():
+                answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"content-type: application/problem+json" in head
+    said = json.loads(body)
+    assert (said["status"], said["type"]) == (status, f"urn:mill:problem:{slug}")
+    assert "\n" not in said["detail"]
 
 
 async def test_a_broken_body_ends_one_connection_alone(open_: Served) -> None:
