@@ -1,17 +1,20 @@
 """What each field of a spec may hold, as attrs validators that name the field. A leaf: `model.Draft` carries them.
 
 Each raises `errors.FieldError` with the field's path and a line that says what is accepted. Whether a node can do what
-is asked (image reference, room, allowed mounts) is not theirs to know.
+is asked (image reference, room, allowed mounts) is not theirs to know. What JSON Schema can say of a check is written beside
+it (`in_schema`) and found by `KEYWORDS`: the API's document shows it.
 """
 
 import math
 import re
 import signal
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from mill.errors import FieldError
 from mill.units import MIB, format_duration, format_size
+
+Check = TypeVar("Check", bound=Callable[..., None])
 
 NAME_LENGTH = 58
 """A name plus ``-`` and a suffix of four makes a DNS label of at most 63 characters (RFC 1035)."""
@@ -33,6 +36,33 @@ _LEAST_REALTIME = 34
 _REALTIME_SPAN = _MOST_SIGNAL - _LEAST_REALTIME
 _REALTIME = re.compile(r"SIGRT(MIN\+|MAX-)([0-9]{1,2})")
 """As images of systemd say it: ``SIGRTMIN+3`` is a halt."""
+
+
+_NO_NUL: Mapping[str, Any] = {"type": "string", "pattern": r"^[^\x00]*$", "maxLength": MOST_STRING_BYTES}
+_VARIABLE = r"[^=\x00]+"
+_MOST_IMAGE_LENGTH = 512
+"""Far over any real reference."""
+_MOST_KEY_LENGTH, _MOST_LABEL_LENGTH = 253, 4096
+"""Kubernetes' and containerd's limits."""
+_USER = r"[^\s:\x00]+(?::[^\s:\x00]+)?"
+_SIGNAL = r"\s*[A-Za-z0-9]+(?:[+-][0-9]{1,2})?\s*"
+
+LABEL_KEYWORDS: Mapping[str, Any] = {"pattern": f"^{_LABEL.pattern}$", "maxLength": NAME_LENGTH}
+SIGNAL_KEYWORDS: Mapping[str, Any] = {"pattern": f"^{_SIGNAL}$", "minimum": 1, "maximum": _MOST_SIGNAL}
+GRACE_KEYWORDS: Mapping[str, Any] = {"minimum": 0, "maximum": MOST_GRACE_S}
+
+KEYWORDS: dict[Callable[..., None], Mapping[str, Any]] = {}
+"""Of each check, the keywords that JSON Schema has for it: never stricter than the check, where it has none, laxer."""
+
+
+def in_schema(**keywords: Any) -> Callable[[Check], Check]:
+    """Notes what of a check JSON Schema can say; keywords of another type than the value's say nothing there."""
+
+    def note(check: Check) -> Check:
+        KEYWORDS[check] = keywords
+        return check
+
+    return note
 
 
 def is_label(text: str, most: int = NAME_LENGTH) -> bool:
@@ -79,11 +109,13 @@ def _plain(field: str, text: str) -> None:
         )
 
 
-def check_image(_: object, field: Any, value: str | None) -> None:
-    if value is not None and (not value.strip() or len(value) > 512):  # noqa: PLR2004 -- far over any real reference
+@in_schema(pattern=r"\S", maxLength=_MOST_IMAGE_LENGTH)
+def check_image(_: object, field: Any, value: Any) -> None:
+    if value is not None and (not value.strip() or len(value) > _MOST_IMAGE_LENGTH):
         raise FieldError(field.name, "must be an image reference such as docker.io/library/busybox:latest")
 
 
+@in_schema(**LABEL_KEYWORDS)
 def check_name(_: object, field: Any, value: str | None) -> None:
     if value is not None and not is_label(value):
         raise FieldError(
@@ -91,17 +123,20 @@ def check_name(_: object, field: Any, value: str | None) -> None:
         )
 
 
+@in_schema(items=_NO_NUL)
 def check_strings(_: object, field: Any, value: tuple[str, ...] | None) -> None:
     for index, text in enumerate(value or ()):
         _plain(f"{field.name}[{index}]", text)
 
 
+@in_schema(items=_NO_NUL, prefixItems=[{**_NO_NUL, "minLength": 1}], minItems=1)
 def check_command(owner: object, field: Any, value: tuple[str, ...] | None) -> None:
     check_strings(owner, field, value)
     if value is not None and (not value or not value[0]):
         raise FieldError(field.name, "must name a program; leave it out to use the image's own")
 
 
+@in_schema(additionalProperties=_NO_NUL, propertyNames={"pattern": f"^{_VARIABLE}$"})
 def check_env(_: object, field: Any, value: Mapping[str, str] | None) -> None:
     for name, text in (value or {}).items():
         if not name or "=" in name or "\0" in name:
@@ -109,22 +144,29 @@ def check_env(_: object, field: Any, value: Mapping[str, str] | None) -> None:
         _plain(f"{field.name}.{name}", f"{name}={text}")  # as the kernel gets it
 
 
+@in_schema(
+    additionalProperties={**_NO_NUL, "maxLength": _MOST_LABEL_LENGTH},
+    propertyNames={"pattern": f"^{_VARIABLE}$", "maxLength": _MOST_KEY_LENGTH},
+)
 def check_labels(_: object, field: Any, value: Mapping[str, str] | None) -> None:
     for key, text in (value or {}).items():
-        if not key or "=" in key or len(key) > 253 or len(text) > 4096:  # noqa: PLR2004 -- Kubernetes' and containerd's limits
+        if not key or "=" in key or len(key) > _MOST_KEY_LENGTH or len(text) > _MOST_LABEL_LENGTH:
             raise FieldError(
-                field.name, f"{key[:64]!r}: a key has 1 to 253 characters without '=', a value at most 4096"
+                field.name,
+                f"{key[:64]!r}: a key has 1 to {_MOST_KEY_LENGTH} characters without '=', a value at most {_MOST_LABEL_LENGTH}",
             )
         _plain(f"{field.name}.{key}", f"{key}={text}")
         if any("\udc80" <= char <= "\udcff" for char in key + text):
             raise FieldError(f"{field.name}.{key}", "is not valid UTF-8 text")  # SQLite looks labels up
 
 
+@in_schema(minimum=LEAST_CPU)
 def check_cpu(_: object, field: Any, value: float | None) -> None:
     if value is not None and not (math.isfinite(value) and value >= LEAST_CPU):
         raise FieldError(field.name, f"{value} is not a number of cores: write {LEAST_CPU} or more")
 
 
+@in_schema(minimum=LEAST_MEMORY_BYTES)
 def check_memory(_: object, field: Any, value: int | None) -> None:
     if value is not None and value < LEAST_MEMORY_BYTES:
         raise FieldError(
@@ -133,31 +175,37 @@ def check_memory(_: object, field: Any, value: int | None) -> None:
         )
 
 
+@in_schema(exclusiveMinimum=0, maximum=MOST_TIMEOUT_S)
 def check_timeout(_: object, field: Any, value: float | None) -> None:
     if value is not None and not 0 < value <= MOST_TIMEOUT_S:
         raise FieldError(field.name, f"must be more than 0s and at most {format_duration(MOST_TIMEOUT_S)}")
 
 
+@in_schema(**GRACE_KEYWORDS)
 def check_grace(_: object, field: Any, value: float | None) -> None:
     if value is not None and not 0 <= value <= MOST_GRACE_S:
         raise FieldError(field.name, f"must be from 0s to {format_duration(MOST_GRACE_S)}")
 
 
+@in_schema(minimum=1, maximum=_MOST_PORT)
 def check_port(_: object, field: Any, value: int | None) -> None:
     if value is not None and not 1 <= value <= _MOST_PORT:
         raise FieldError(field.name, f"{value} is not a port: write 1 to {_MOST_PORT}")
 
 
+@in_schema(pattern=f"^{_USER}$")
 def check_user(_: object, field: Any, value: str | None) -> None:
-    if value is not None and re.fullmatch(r"[^\s:\0]+(?::[^\s:\0]+)?", value) is None:
+    if value is not None and re.fullmatch(_USER, value) is None:
         raise FieldError(field.name, f"{value!r} is no user: write NAME, UID, NAME:GROUP or UID:GID")
 
 
+@in_schema(pattern=r"^/[^\x00]*$")
 def check_path(_: object, field: Any, value: str | None) -> None:
     if value is not None and (not value.startswith("/") or "\0" in value):
         raise FieldError(field.name, f"{value!r} is not an absolute path")
 
 
+@in_schema(pattern=r"^/+[^/\x00][^\x00]*$", **{"not": {"pattern": r"(^|/)\.\.(/|$)"}})
 def check_target(owner: object, field: Any, value: str) -> None:
     check_path(owner, field, value)
     if not value.strip("/") or ".." in value.split("/"):
@@ -166,6 +214,13 @@ def check_target(owner: object, field: Any, value: str) -> None:
         )
 
 
+@in_schema(enum=["missing", "always"])
+def check_pull_ahead(_: object, field: Any, value: str) -> None:
+    if value == "never":
+        raise FieldError(field.name, "'never' pulls nothing: write missing or always")
+
+
+@in_schema(**SIGNAL_KEYWORDS)
 def check_stop_signal(_: object, field: Any, value: str | None) -> None:
     if value is not None:
         try:
@@ -174,6 +229,16 @@ def check_stop_signal(_: object, field: Any, value: str | None) -> None:
             raise FieldError(field.name, str(error)) from None
 
 
+@in_schema(
+    **{
+        "if": {"properties": {"type": {"const": "tmpfs"}}, "required": ["type"]},
+        "then": {"properties": {"source": {"type": "null"}}},
+        "else": {
+            "properties": {"source": {"type": "string"}, "size": {"type": "null"}},
+            "required": ["source"],
+        },
+    }
+)
 def check_mount(mount: Any) -> None:
     """The rules between a mount's fields; called by `model.Mount` once all are set."""
     if mount.type == "bind":

@@ -11,7 +11,6 @@ from typing import NewType
 import attrs
 
 from mill import checks
-from mill.errors import FieldError
 from mill.units import MIB
 
 Time = NewType("Time", float)
@@ -228,12 +227,8 @@ class PullProgress:
 class PullRequest:
     """The body of a pull ahead of any task; as with `docker pull`, the registry is asked unless it says ``missing``."""
 
-    image: str
-    pull: PullPolicy = PullPolicy.ALWAYS
-
-    def __attrs_post_init__(self) -> None:
-        if self.pull is PullPolicy.NEVER:
-            raise FieldError("pull", "'never' pulls nothing: write missing or always")
+    image: str = attrs.field(validator=checks.check_image)
+    pull: PullPolicy = attrs.field(default=PullPolicy.ALWAYS, validator=checks.check_pull_ahead)
 
 
 @attrs.frozen

@@ -10,9 +10,15 @@ KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
 
-_SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,19})?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE | re.ASCII)
+SIZE_PATTERN = r"([0-9]{1,19}(?:\.[0-9]{1,19})?)\s*([KMGTkmgt]?)(?:[Ii]?[Bb])?"
+DURATION_PATTERN = r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+(?:\.[0-9]+)?)s)?(?:([0-9]+)ms)?"
+NUMBER_PATTERN = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+"""All three as Python and JSON Schema read them alike; a duration is the second or the third."""
+
+_SIZE = re.compile(SIZE_PATTERN, re.ASCII)
 _SIZE_FACTORS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024**4}
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+)ms)?", re.ASCII)
+_DURATION = re.compile(DURATION_PATTERN)
+_NUMBER = re.compile(NUMBER_PATTERN)
 _DURATION_FACTORS = (86400.0, 3600.0, 60.0, 1.0, 0.001)
 
 MOST_SIZE_BYTES = 2**63 - 1
@@ -47,12 +53,12 @@ def parse_duration(value: object) -> float:
         raise ValueError(f"{value!r} is not a duration: {_DURATION_HELP}")  # noqa: TRY004 -- as above
     if isinstance(value, str):
         text = value.strip()
-        try:
+        if _NUMBER.fullmatch(text):
             seconds = float(text)
-        except ValueError:
+        else:
             match = _DURATION.fullmatch(text)
             if not text or match is None:
-                raise ValueError(f"{value!r} is not a duration: {_DURATION_HELP}") from None
+                raise ValueError(f"{value!r} is not a duration: {_DURATION_HELP}")
             parts = zip(match.groups(), _DURATION_FACTORS, strict=True)
             seconds = sum(float(part) * factor for part, factor in parts if part)
     else:

@@ -10,12 +10,10 @@ from quart import Blueprint, Response, request
 from mill.api.core import Core
 from mill.api.request import Query
 from mill.errors import FieldError
-from mill.logs.frames import Frames, LogChunk, LogRequest, PlainText
+from mill.logs.frames import MOST_LINES, Frames, LogChunk, LogRequest, PlainText
 from mill.logs.index import Stream
 
 TEXT, NDJSON, SSE = "text/plain", "application/x-ndjson", "text/event-stream"
-MOST_LINES = 10_000_000
-"""The largest `tail`; whoever wants more leaves it out."""
 
 
 def routes(core: Core) -> Blueprint:

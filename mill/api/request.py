@@ -15,6 +15,7 @@ from quart.typing import ResponseTypes
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioBody, TrioRequest
 
+from mill.api.openapi.calls import FALSE, TRUE
 from mill.config import API_BODY_BYTES
 from mill.convert import from_json, parse_time
 from mill.errors import CallerError, FieldError, TooLarge
@@ -28,7 +29,6 @@ BODY_DEADLINE_S = 60.0
 """For a JSON body to arrive whole."""
 
 _MOST_DIGITS = 19
-_TRUE, _FALSE = frozenset({"true", "1", "yes", ""}), frozenset({"false", "0", "no"})
 
 
 class PacedBody(TrioBody):
@@ -146,9 +146,9 @@ class Query:
 
     def flag(self, name: str) -> bool:
         value = self.text(name)
-        if value is None or value.lower() in _FALSE:
+        if value is None or value in FALSE:
             return False
-        if value.lower() not in _TRUE:
+        if value not in TRUE:
             raise FieldError(name, f"{value!r} is neither true nor false")
         return True
 

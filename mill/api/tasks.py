@@ -10,6 +10,7 @@ from quart import Blueprint, Response
 from mill.api.answers import json_answer
 from mill.api.core import Core
 from mill.api.filters import read_filter
+from mill.api.openapi.calls import CONDITIONS
 from mill.api.request import Query, caller, json_body
 from mill.api.timing import untimed
 from mill.checks import MOST_GRACE_S, parse_signal
@@ -18,8 +19,6 @@ from mill.convert import to_json
 from mill.errors import Conflict, FieldError
 from mill.model import Duration, Record, SpawnRequest, Status
 from mill.tasks.filter import Page, Position
-
-CONDITIONS = ("running", "terminal")
 
 
 def routes(core: Core) -> Blueprint:

@@ -17,7 +17,10 @@ from mill.errors import FieldError
 from mill.logs.index import STREAMS, Stream
 from mill.units import format_size
 
-_CURSOR = re.compile(r"(\d{1,19})-(\d{1,19})")
+MOST_LINES = 10_000_000
+"""The largest `tail`; whoever wants more leaves it out."""
+CURSOR_PATTERN = r"([0-9]{1,19})-([0-9]{1,19})"
+_CURSOR = re.compile(CURSOR_PATTERN)
 NEWLINE = b"\n"
 
 
@@ -40,7 +43,7 @@ class Cursor(NamedTuple):
     def parse(cls, text: str) -> "Cursor":
         """Raises `FieldError` for anything that `str` of a cursor did not give."""
         match = _CURSOR.fullmatch(text)
-        if match is None or not text.isascii():
+        if match is None:
             raise FieldError(
                 "cursor", f"{text[:50]!r} is not a cursor; take one from an earlier answer as it is"
             )
