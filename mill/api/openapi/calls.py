@@ -9,7 +9,7 @@ from typing import Any
 
 from mill.api.openapi.schemas import DURATION, INSTANT, TEXT, ref
 from mill.checks import GRACE_KEYWORDS, LABEL_KEYWORDS, SIGNAL_KEYWORDS
-from mill.config import PAGE_LIMIT
+from mill.config import PAGE_LIMIT, PAGE_SIZE
 from mill.logs.frames import CURSOR_PATTERN, MOST_LINES
 from mill.logs.index import STREAMS
 from mill.model import Status
@@ -49,7 +49,7 @@ _QUERIES: Mapping[str, Mapping[str, Any]] = {
         "type": "integer",
         "minimum": 1,
         "maximum": PAGE_LIMIT,
-        "default": PAGE_LIMIT,
+        "default": PAGE_SIZE,
         "examples": [10],
     },
     "node": {**TEXT, "description": "a node's name"},
