@@ -8,7 +8,6 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-import structlog
 import trio
 
 from mill.containerd import rpcs
@@ -24,15 +23,13 @@ SHIM_SOCKETS = Path("/run/containerd/s")
 _UNPACKING = "extract-"
 """What the snapshots of a pull under way are called."""
 
-log = structlog.get_logger()
 
-
-async def clean_up(session: Session, cgroups: NodeCgroups, folder: Path, *, deleted: bool) -> None:
+async def clean_up(session: Session, cgroups: NodeCgroups, folder: Path, *, deleted: bool) -> str | None:
     """Kill, task, container, snapshot, cgroup, files, in this order, of the task that *folder* is named after.
 
-    *deleted*: containerd has no task of it any more.
+    *deleted*: containerd has no task of it any more. Why something stays, or None.
     """
-    task_id = folder.name
+    task_id, refused = folder.name, None
     if not deleted:
         await delete_task(session, task_id, ended=False)
     container = containers_pb2.DeleteContainerRequest(id=task_id)
@@ -45,9 +42,10 @@ async def clean_up(session: Session, cgroups: NodeCgroups, folder: Path, *, dele
             await patiently(session, removed)
         except RpcNotFound:
             continue
-        except RpcError as fault:  # the next start's sweep tries again
-            log.warning("containerd keeps what should be gone", task=task_id, why=fault.message)
+        except RpcError as fault:  # its disk is full, say
+            refused = fault.message
     await trio.to_thread.run_sync(_remove_files, session, cgroups, folder)
+    return refused
 
 
 def _remove_files(session: Session, cgroups: NodeCgroups, folder: Path) -> None:

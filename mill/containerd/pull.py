@@ -5,6 +5,7 @@ result. Called by `images`, which sees to it that an image is pulled once at a t
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 import attrs
@@ -20,7 +21,7 @@ from mill.containerd.holds import Holds
 from mill.containerd.leases import NODE_LABEL, leased
 from mill.containerd.oci import Descriptor, ImageConfig, Index, Manifest
 from mill.containerd.progress import Progress
-from mill.containerd.proto import images_pb2
+from mill.containerd.proto import content_pb2, images_pb2
 from mill.containerd.reference import Reference
 from mill.containerd.registry import Fetched, Registry
 from mill.containerd.session import Session
@@ -176,7 +177,12 @@ class Puller:
             progress,
             work.claim.heard,
         )
-        await all_or_first_failure([partial(layer, blob) for blob in layers] + [unpacked])
+        try:
+            await all_or_first_failure([partial(layer, blob) for blob in layers] + [unpacked])
+        except RpcError as fault:
+            if _is_full(fault):
+                await self._give_up(layers)
+            raise
         await store_documents(self.session, lease, resolved, source_label(source.image))
         await name_image(self.session, source.image.normalised, resolved.target, self.node_id, self.now())
         return Unpacked(resolved.target, config, blobs)
@@ -200,6 +206,14 @@ class Puller:
         except ValueError as error:
             raise PullError("invalid", f"cannot pull {source.ref}: {error}") from error
 
+    async def _give_up(self, layers: Sequence[Descriptor]) -> None:
+        """What was fetched by half is no use to a full disk, and would stay on it for a day."""
+        for blob in layers:
+            if not self._turns.of(blob.digest).locked():
+                with suppress(RpcError):
+                    request = content_pb2.AbortRequest(ref=_ingest_ref(blob))
+                    await self.session.call(rpcs.CONTENT_ABORT, request)
+
     async def _layer(self, source: Source, blob: Descriptor, lease: str, progress: Progress) -> None:
         def pieces(offset: int) -> AsyncGenerator[bytes, None]:
             progress.fetching(blob.digest)
@@ -207,7 +221,7 @@ class Puller:
 
         on_bytes = partial(progress.came, blob.digest)
         ingest = content.Ingest(
-            blob, pieces, f"layer-{blob.digest}", source_label(source.image), on_bytes, resumable=True
+            blob, pieces, _ingest_ref(blob), source_label(source.image), on_bytes, resumable=True
         )
         async with self._turns.of(
             blob.digest
@@ -278,11 +292,19 @@ async def all_or_first_failure(
 
 def pull_error(ref: Reference | str, fault: RpcError) -> PullError:
     """What a refusal of containerd means for the pull of *ref*."""
-    if fault.code == "RESOURCE_EXHAUSTED" or "no space left" in fault.message:
+    if _is_full(fault):
         return PullError("disk", f"cannot pull {ref}: containerd's disk is full; free space or remove images")
     if isinstance(fault, RpcUnavailable):
         return PullError("network", f"cannot pull {ref}: containerd went away meanwhile ({fault.message})")
     return PullError("invalid", f"cannot pull {ref}: {fault}")
+
+
+def _is_full(fault: RpcError) -> bool:
+    return fault.code == "RESOURCE_EXHAUSTED" or "no space left" in fault.message
+
+
+def _ingest_ref(layer: Descriptor) -> str:
+    return f"layer-{layer.digest}"
 
 
 def source_label(ref: Reference) -> dict[str, str]:

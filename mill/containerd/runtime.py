@@ -47,6 +47,8 @@ STARTED_NAME = "started"
 """Among a task's files: from here on its PID 1 may have run."""
 CREATE_PATIENCE_S = 1.0
 """For a creation that nobody wants any more; it takes 0.05 s, and containerd takes 2 s to undo half of one."""
+CONNECT_PATIENCE_S = 3.0
+"""How long a spawn waits for a containerd that is being restarted before it answers 503."""
 FRESH_S = 1.0
 """How long an image that was seen counts as present, while this node's store does not change."""
 
@@ -309,12 +311,14 @@ class Runtime:
         self._running.forget(task_id)
         self._deleted.add(task_id)
 
-    async def clean_up(self, task_id: str) -> None:
+    async def clean_up(self, task_id: str) -> str | None:
         """Whatever is left of the task goes."""
         self._running.forget(task_id)
         deleted = task_id in self._deleted
-        await cleaning.clean_up(self.session, self.cgroups, self._folder(task_id), deleted=deleted)
-        self._deleted.discard(task_id)
+        why = await cleaning.clean_up(self.session, self.cgroups, self._folder(task_id), deleted=deleted)
+        if why is None:
+            self._deleted.discard(task_id)
+        return why
 
     async def sweep(self, known: Callable[[str], bool]) -> list[str]:
         """Whatever carries this node's id and belongs to no known task."""
@@ -341,10 +345,6 @@ class Runtime:
 
     def _folder(self, task_id: str) -> Path:
         return self.data_dir / TASKS_NAME / task_id
-
-
-CONNECT_PATIENCE_S = 3.0
-"""How long a spawn waits for a containerd that is being restarted before it answers 503."""
 
 
 def _touch(path: Path) -> None:

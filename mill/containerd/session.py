@@ -37,6 +37,7 @@ FIRST_ANSWER_TIMEOUT_S = 5.0
 _MATCHES_NO_EVENT = 'topic=="/mill/none"'
 _TASK_SERVICE = "io.containerd.grpc.v1.tasks"
 _SNAPSHOTTER_TYPE = "io.containerd.snapshotter.v1."
+_CONTENT = "io.containerd.content.v1.content"
 
 OnCall = Callable[[str, float, str], None]
 """Told of every unary call that has ended: its path, the seconds it took, and the name of its status code."""
@@ -55,7 +56,13 @@ class Features:
     version: str
     plugins: frozenset[str]
     roots: Mapping[str, str] = attrs.field(factory=dict)
-    """Where plugins say that they keep their files."""
+    """The directory of each store that tells: ``<type>.<id>`` of the plugin to its path on containerd's side."""
+
+    @property
+    def stores(self) -> frozenset[str]:
+        """The directories that a task and its image need room in."""
+        names = (_CONTENT, _SNAPSHOTTER_TYPE + self.snapshotter)
+        return frozenset(self.roots[name] for name in names if name in self.roots)
 
     @property
     def snapshots_root(self) -> str | None:

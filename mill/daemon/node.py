@@ -37,6 +37,7 @@ from mill.daemon import datadir, host, meters, soundness
 from mill.daemon.clock import SystemClock
 from mill.daemon.meters import Meters
 from mill.daemon.metrics import Levels, Metrics
+from mill.daemon.room import Room
 from mill.daemon.templates import Templates
 from mill.logs import retention
 from mill.logs import store as log_store
@@ -92,9 +93,9 @@ async def serve_node(
         me = Identity(engine.node_id, engine.node_name, engine.ip, config.allow_mounts)
         world = World(engine, logs, clock, trio.CapacityLimiter(_starts_at_once()))
         capacity = host.capacity_of(config)
-        tasks: Tasks = await layer(
-            task_service.serve, me, capacity, store, world, SystemRandom(), on_commit=counted.on_commit
-        )
+        room = Room(config.data_dir, lambda: engine.session.features.stores, clock.boottime)
+        serve_tasks = partial(task_service.serve, room=room, on_commit=counted.on_commit)
+        tasks: Tasks = await layer(serve_tasks, me, capacity, store, world, SystemRandom())
         limits = {"max_bytes": config.log_max_bytes, "retention_s": config.log_retention_secs}
         await layer(retention.serve, logs, tasks, **limits)
         engine.images.holds.ask_tasks(tasks.images)

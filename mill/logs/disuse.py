@@ -5,6 +5,7 @@ segment of each stream always stays; of one that has ended none needs to.
 """
 
 import os
+import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import islice
@@ -49,6 +50,13 @@ def segments_of(directory: Path, *, running: bool) -> list[Segment]:
                 size = info.st_size + (index.stat().st_size if index.exists() else 0)
                 found.append(Segment(info.st_mtime_ns, log, index, size))
     return sorted(found, key=lambda segment: segment.written_ns)
+
+
+def remove(directory: Path) -> int:
+    """All of it; bytes freed."""
+    size = size_of(directory)
+    shutil.rmtree(directory, ignore_errors=True)
+    return size
 
 
 def drop_ended(directory: Path, need_bytes: int) -> int:

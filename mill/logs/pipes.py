@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -20,6 +21,10 @@ DIRECTORY_MODE = 0o700
 PIPE_SIZES_BYTES = (1 * MIB, 256 * KIB)
 """Asked for in this order (the default is 64 KiB): the more a pipe holds, the rarer a writer waits. Pages are used only
 when filled. The kernel refuses what is over /proc/sys/fs/pipe-max-size, or over a user's share."""
+
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""A disk that takes no more, and one day may again."""
 
 
 @attrs.frozen

@@ -6,7 +6,6 @@ of others nothing.
 """
 
 import os
-import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
@@ -17,7 +16,7 @@ import attrs
 import structlog
 import trio
 
-from mill.errors import NotFound, SetupError, Unavailable
+from mill.errors import NoSpace, NotFound, SetupError, Unavailable
 from mill.logs import disuse, pipes
 from mill.logs.budget import Budget
 from mill.logs.capture import Capture, Clock, Goal, Source
@@ -81,7 +80,7 @@ class Logs:
         self._holder = HolderLink(data_dir)
         self._live: dict[str, _Live] = {}
         self._busy: dict[str, trio.Lock] = {}
-        self._faulty: set[str] = set()
+        self._faulty: dict[str, OSError] = {}
         self._unmarked: set[str] = set()
         self._closed = False
         self._quiet = trio.Event()
@@ -115,13 +114,16 @@ class Logs:
         """Take what the task wrote last, and end its log: readers that follow it come to their end.
 
         To be called once no writer is left (after containerd's Tasks.Delete); for every task, even one that never
-        started. It is not interrupted, and takes `DRAIN_S` and a little at most.
+        started. It is not interrupted, and takes `DRAIN_S` and a little at most. While the disk takes no more it raises
+        `NoSpace`: what is left stays in the FIFOs, for the next call.
         """
         with trio.CancelScope(shield=True):
             async with self._alone(task_id):
                 try:
                     await self._drain(task_id)
                 except OSError as error:
+                    if error.errno in pipes.FULL:
+                        raise NoSpace(f"{self._logs}: {error.strerror}") from None
                     log.warning("the end of the log cannot be written", task=task_id, why=error.strerror)
                     self._unmarked.add(task_id)
                     self._news.change(task_id)
@@ -133,7 +135,7 @@ class Logs:
                 fifos, logs = self._places(task_id)
                 if task_id in self._live or fifos.exists():
                     await self._drain(task_id)
-                self.budget.removed_bytes += await trio.to_thread.run_sync(_remove, logs)
+                self.budget.removed_bytes += await trio.to_thread.run_sync(disuse.remove, logs)
                 self._unmarked.discard(task_id)
                 self._news.change(task_id, removed=True)
 
@@ -285,6 +287,9 @@ class Logs:
             )  # else the holder might be asked to hold what it was just asked to release
             deadline = self._monotonic() + DRAIN_S
             await self._reach(live, Goal.EMPTY, deadline)
+            for fault in filter(None, (self._faulty.get(_name(source)) for source in live.sources)):
+                if fault.errno in pipes.FULL:
+                    raise fault
             await self._holder.release(task_id)
             await self._reach(live, Goal.END, deadline)
         try:
@@ -293,7 +298,8 @@ class Logs:
             if live is not None:
                 del self._live[task_id]
                 live.kept.close()
-                self._faulty -= {_name(source) for source in live.sources}
+                for source in live.sources:
+                    self._faulty.pop(_name(source), None)
         self._news.change(task_id)
 
     async def _reach(self, live: _Live, goal: Goal, deadline: float) -> None:
@@ -311,10 +317,10 @@ class Logs:
         """One line when a stream cannot be written, one when it can again."""
         name = _name(source)
         if fault is None and name in self._faulty:
-            self._faulty.discard(name)
+            del self._faulty[name]
             log.info("the log can be written again", task=source.task_id, stream=source.stream)
         elif fault is not None and name not in self._faulty:
-            self._faulty.add(name)
+            self._faulty[name] = fault
             why = fault.strerror or str(fault)
             log.warning(
                 "the log cannot be written; its task waits",
@@ -372,13 +378,6 @@ async def serve(
 def _make_and_attach(fifos: Path, logs: Path) -> tuple[TaskPipes, list[tuple[int, SegmentWriter]]]:
     made = pipes.make(fifos, logs)
     return made, pipes.attach(made, logs)
-
-
-def _remove(directory: Path) -> int:
-    """All of it; bytes freed."""
-    size = disuse.size_of(directory)
-    shutil.rmtree(directory, ignore_errors=True)
-    return size
 
 
 def _reader_for(directory: Path, request: LogRequest) -> TaskReader:

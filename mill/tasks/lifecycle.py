@@ -6,6 +6,8 @@ its record; every step of the way out may be repeated.
 """
 
 import math
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 
 import attrs
@@ -13,12 +15,12 @@ import structlog
 import trio
 
 from mill.config import KILL_TIMEOUT_S, START_TIMEOUT_S
-from mill.errors import Interrupted, PullError, RuntimeFault, StartError
+from mill.errors import Interrupted, NoSpace, PullError, RuntimeFault, StartError
 from mill.model import Deadline, Ended, Exit, Kill, Status
 from mill.tasks.marks import Marks
 from mill.tasks.ports import Clock, Container, Logs, Runtime
 from mill.tasks.states import faulted, judge, killed_before_start, to_end, to_running, to_starting
-from mill.tasks.table import LiveTask
+from mill.tasks.table import RETRY_COMMIT_S, LiveTask
 
 SIGKILL = 9
 
@@ -78,7 +80,7 @@ class _Life:
             self.exit = await self.container.wait()
 
     async def _adopt(self) -> None:
-        await self.world.logs.open(self.live.id)
+        await self._patient(self.world.logs.open, "cannot go on reading a task's output yet; trying on")
         self.container = await self.world.runtime.adopt(self.live.task)
         if self.container is None and self.status is Status.RUNNING:
             raise Interrupted("the container is gone from the runtime: was its state removed?")
@@ -148,14 +150,18 @@ class _Life:
             try:
                 self.container = await self.world.runtime.adopt(self.live.task)
                 if self.container is not None:
-                    await self.world.logs.open(self.live.id)  # what it says on its way out is read too
+                    with suppress(OSError):  # a full disk: then it is read when its log is drained
+                        await self.world.logs.open(self.live.id)  # what it says on its way out is read too
             except Interrupted as error:
                 fault = fault or error
         end = self.live.task.owned.ending
-        if self.container is not None and self.status is Status.STARTING and (fault, end) == (None, None):
-            await self._now_running(self.container)  # killed as it started: what ran may have ended by itself
         if end is None:
-            end = await self._end(fault)
+            ran = self.container is not None and self.status is Status.STARTING and fault is None
+            end = await self._end(fault)  # first: a kill does not wait for a full disk
+            if ran and self.container is not None:
+                await self._now_running(
+                    self.container
+                )  # killed as it started: what ran may have ended by itself
             stored = attrs.evolve(
                 end, finished=end.finished if end.finished is not None else self.world.clock.now()
             )
@@ -168,15 +174,28 @@ class _Life:
             await self.container.delete()
         elif self.status is not Status.PULLING:
             await self.world.runtime.clean_up(self.live.id)
-        try:
-            await self.world.logs.drain(self.live.id)
-        except OSError as error:  # a true end must not wait for a log's marker
-            log.warning("the log of a task could not be closed", task=self.live.id, why=error.strerror)
+        await self._patient(
+            self.world.logs.drain, "the end of a task's output cannot be stored yet; holding it"
+        )
         return end
+
+    async def _patient(self, call: Callable[[str], Awaitable[object]], complaint: str) -> None:
+        """*call* for this task until the disk takes it: no byte is lost, since its pipes keep them."""
+        complained = False
+        while True:
+            try:
+                await call(self.live.id)
+            except (OSError, NoSpace) as error:
+                if not complained:
+                    log.warning(complaint, task=self.live.id, why=str(error))
+                complained = True
+                await trio.sleep(RETRY_COMMIT_S)
+            else:
+                return
 
     async def _end(self, fault: RuntimeFault | None) -> Ended:
         """How it ended, after making it end."""
-        kill, now = self.live.task.owned.kill, self.world.clock.now()
+        kill, now = self.live.kill, self.world.clock.now()
         if self.container is None:
             if (
                 kill is not None
@@ -206,7 +225,7 @@ class _Life:
         reached = await container.kill((kill.signal or container.stop_signal) if kill.grace > 0 else SIGKILL)
         if not reached:
             return await container.wait(), False
-        hurried = self.live.task.owned.kill or kill  # a second wish may have come while the signal was sent
+        hurried = self.live.kill or kill  # a second wish may have come while the signal was sent
         with trio.move_on_after(min(kill.grace, hurried.grace)) as self.live.grace_scope:
             return await container.wait(), True
         self.live.grace_scope = None

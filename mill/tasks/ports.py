@@ -101,10 +101,17 @@ OpenPipes = Callable[[], Awaitable[Pipes]]
 
 class Logs(Protocol):
     async def open(self, task_id: str) -> Pipes:
-        """Make the FIFOs and start (or, on adoption, go on) taking what is written."""
+        """Make the FIFOs and start (or, on adoption, go on) taking what is written; `OSError` if the disk refuses."""
 
     async def drain(self, task_id: str) -> None:
-        """Take what is left and close; idempotent."""
+        """Take what is left and close; idempotent. `NoSpace` while the disk takes no more: nothing is lost, call again."""
+
+
+class Room(Protocol):
+    """What the host has left for another task."""
+
+    def check(self, starting: int) -> None:
+        """`NoSpace` or `Unavailable` when it would have no chance, with so many that are being started; instant."""
 
 
 class Container(Protocol):
@@ -149,8 +156,8 @@ class Runtime(Protocol):
         None if it certainly never was (nothing of it is left then); `Interrupted` if that cannot be known any more.
         """
 
-    async def clean_up(self, task_id: str) -> None:
-        """Remove whatever is left of the task; idempotent, patient while the runtime is away."""
+    async def clean_up(self, task_id: str) -> str | None:
+        """Remove whatever is left of the task; idempotent, patient while the runtime is away. Why something stays, or None."""
 
     async def sweep(self, known: Callable[[str], bool]) -> list[str]:
         """Remove what this node owns and no record knows; returns the ids."""

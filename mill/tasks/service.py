@@ -35,12 +35,17 @@ from mill.tasks.drafts import Choice, finish, lay_out, new_id
 from mill.tasks.filter import Filter, Page, Position
 from mill.tasks.ledger import Ledger
 from mill.tasks.lifecycle import SIGKILL, World, run_task
-from mill.tasks.ports import Records
+from mill.tasks.ports import Records, Room
 from mill.tasks.states import cleaned, faulted, to_end
 from mill.tasks.table import LiveTask, OnCommit, Table, tell_nobody
 
 START_PATIENCE_S = 2.0
 """What starts under way may still take while milld leaves."""
+
+RECORD_PATIENCE_S = 1.0
+"""How long a kill waits for its wish to be stored before it is acted on. Usual: 1 ms."""
+
+_STARTING = frozenset({Status.PULLING, Status.STARTING})
 
 log = structlog.get_logger()
 
@@ -64,6 +69,7 @@ class Tasks:
     _world: World
     _choice: Choice
     _nursery: trio.Nursery
+    _room: Room
     ledger: Ledger
     table: Table
 
@@ -74,6 +80,7 @@ class Tasks:
         spec = finish(draft, allow_mounts=self._me.allow_mounts)
         asked = Resources(spec.cpu, spec.memory)
         self.ledger.check_ever_fits(asked)
+        self._room.check(sum(live.task.record.status in _STARTING for live in self.table))
         taken = self.ledger.reservations
         task_id = new_id(
             spec.name, self._choice, lambda made: made in taken or self.table.get(made) is not None
@@ -167,7 +174,10 @@ class Tasks:
         return Page(used, page.next)
 
     async def kill(self, task_id: str, by: str, *, signal: int | None, grace: Duration | None) -> Record:
-        """Wish the task's end, durably; a second wish may hurry the first. No effect on a task that has ended."""
+        """Wish the task's end, durably; a second wish may hurry the first. No effect on a task that has ended.
+
+        A wish that cannot be stored at once (a full disk, a locked database) is acted on all the same.
+        """
         live = self.table.get(task_id)
         if live is None:
             return await self.get(task_id)
@@ -175,8 +185,14 @@ class Tasks:
             Duration(0.0) if signal == SIGKILL else grace if grace is not None else live.record.spec.grace
         )
         kill = Kill(by=by, at=self._world.clock.now(), grace=patience, signal=signal)
-        await live.commit(lambda task: _with_kill(task, kill))
-        live.request_kill(kill, trio.current_time())
+        live.wish_kill(kill)
+        recorded = trio.Event()
+        self._nursery.start_soon(live.record_kill, recorded)
+        try:
+            with trio.move_on_after(RECORD_PATIENCE_S):
+                await recorded.wait()
+        finally:
+            live.request_kill(kill, trio.current_time())
         return live.record
 
     def images(self) -> list[tuple[str, str]]:
@@ -271,25 +287,20 @@ class Tasks:
         complained = False
         while True:
             try:
-                return await self._world.runtime.clean_up(task_id)
+                why = await self._world.runtime.clean_up(task_id)
             except (MillError, OSError) as error:
-                if not complained:
-                    log.warning("cannot clean up after a task yet; trying on", task=task_id, why=str(error))
-                    complained = True
-                await trio.sleep(CLEANUP_RETRY_S)
+                why = str(error)
+            if why is None:
+                return
+            if not complained:
+                log.warning("cannot clean up after a task yet; trying on", task=task_id, why=why)
+                complained = True
+            await trio.sleep(CLEANUP_RETRY_S)
 
 
 def _asks_anew(spec: Spec) -> bool:
     """Whether the registry is to be asked although the image may be here. What a digest means it cannot change."""
     return spec.pull is PullPolicy.ALWAYS and reference.parse(spec.image).digest is None
-
-
-def _with_kill(task: Task, kill: Kill) -> Task:
-    """The first wish stays (it says who ended the task); a later one only shortens the grace."""
-    said = task.owned.kill
-    if said is not None:
-        kill = attrs.evolve(said, grace=min(said.grace, kill.grace))
-    return attrs.evolve(task, owned=attrs.evolve(task.owned, kill=kill))
 
 
 async def serve(
@@ -299,13 +310,14 @@ async def serve(
     world: World,
     choice: Choice,
     *,
+    room: Room,
     on_commit: OnCommit = tell_nobody,
     task_status: trio.TaskStatus[Tasks],
 ) -> None:
     """Own the lives of this node's tasks until cancelled; then let half-done starts finish and leave containers alone."""
     table = Table(store, on_commit)
     async with trio.open_nursery() as nursery:
-        tasks = Tasks(me, store, world, choice, nursery, Ledger(capacity), table)
+        tasks = Tasks(me, store, world, choice, nursery, room, Ledger(capacity), table)
         await tasks.adopt_all()
         try:
             task_status.started(tasks)

@@ -40,6 +40,7 @@ class LiveTask:
     task: Task
     _store: Records
     _on_commit: OnCommit = tell_nobody
+    _wish: Kill | None = None
     kill_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     start_scope: trio.CancelScope | None = None
     grace_scope: trio.CancelScope | None = None
@@ -48,6 +49,8 @@ class LiveTask:
     image: Any | None = None
     """The image as the spawn found it, which saves asking again a millisecond later."""
     _one_commit: trio.Lock = attrs.field(factory=trio.Lock)
+    _holding: bool = False
+    """A fact could not be stored, which was told; it is tried again."""
     _news: trio.Event = attrs.field(factory=trio.Event)
 
     @property
@@ -61,34 +64,54 @@ class LiveTask:
         pull = self.progress if record.status is Status.PULLING else None
         return attrs.evolve(record, pull=pull, times=self.marks.onto(record.times))
 
+    @property
+    def kill(self) -> Kill | None:
+        """The wish to end it, be it committed already or not."""
+        return self._wish or self.task.owned.kill
+
     async def commit(self, change: Callable[[Task], Task]) -> None:
         """Store what *change* makes of the task, then let everybody see it. A write is not interrupted half-way.
 
         While the disk is full the fact is held here and tried again: a true end must not be lost for lack of space. Between
-        two tries nothing has changed, so that milld can leave: the next one finds out anew. So can whoever waits for another
-        change of the task, which may be held.
+        two tries nothing has changed, so that milld can leave: the next one finds out anew.
         """
-        with trio.CancelScope(shield=not self._one_commit.locked()) as scope:
-            async with self._one_commit:
+        with trio.CancelScope(shield=True) as scope:
+            while not await self._commit_once(change):
+                scope.shield = False
+                await trio.sleep(RETRY_COMMIT_S)
                 scope.shield = True
-                task = change(self.task)
-                complained = False
-                while True:
-                    try:
-                        await self._store.put(task)
-                        break
-                    except (NoSpace, Unavailable) as error:
-                        if not complained:
-                            log.warning(
-                                "cannot store a task's state yet; holding it", task=self.id, why=str(error)
-                            )
-                            complained = True
-                        scope.shield = False
-                        await trio.sleep(RETRY_COMMIT_S)
-                        scope.shield = True
-                before, self.task = self.task, task
-                self._on_commit(before.record, task.record)
-                self._publish()
+
+    async def _commit_once(self, change: Callable[[Task], Task]) -> bool:
+        """Whether it could be stored. Nobody holds the lock between two tries, so that a kill comes through."""
+        async with self._one_commit:
+            task = change(self.task)
+            if self._wish is not None:
+                task = attrs.evolve(task, owned=attrs.evolve(task.owned, kill=self._wish))
+            try:
+                await self._store.put(task)
+            except (NoSpace, Unavailable) as error:
+                if not self._holding:
+                    log.warning("cannot store a task's state yet; holding it", task=self.id, why=str(error))
+                self._holding = True
+                return False
+            self._holding = False
+            before, self.task = self.task, task
+            self._on_commit(before.record, task.record)
+            self._publish()
+            return True
+
+    def wish_kill(self, kill: Kill) -> None:
+        """From now on every commit carries the wish. The first one stays (it says who ended the task); a later one only
+        shortens the grace.
+        """
+        said = self.kill
+        self._wish = kill if said is None else attrs.evolve(said, grace=min(said.grace, kill.grace))
+
+    async def record_kill(self, recorded: trio.Event) -> None:
+        """Store the wish; if it cannot be, the commit of the end, which is held until it can be, will carry it."""
+        with trio.CancelScope(shield=True):
+            await self._commit_once(lambda task: task)
+        recorded.set()
 
     async def advance(self, move: Callable[[Record], Record], deadline: Deadline | None = None) -> None:
         """Move the record through `states`, with the marks there are; returns after the commit."""
@@ -112,7 +135,7 @@ class LiveTask:
         self.progress = progress
 
     def request_kill(self, kill: Kill, now: float) -> None:
-        """Act on a wish that is committed: end the task, or hurry an end that is under way."""
+        """Act on a wish: end the task, or hurry an end that is under way."""
         self.kill_scope.cancel()
         if self.start_scope is not None:
             self.start_scope.cancel()

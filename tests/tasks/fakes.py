@@ -181,6 +181,7 @@ class FakeLogs:
     journal: list[str]
     opened: set[str] = attrs.field(factory=set)
     failure: OSError | None = None
+    drain_failure: MillError | None = None
 
     async def open(self, task_id: str) -> FakePipes:
         await trio.lowlevel.checkpoint()
@@ -192,8 +193,23 @@ class FakeLogs:
 
     async def drain(self, task_id: str) -> None:
         await trio.lowlevel.checkpoint()
+        if self.drain_failure is not None:
+            raise self.drain_failure
         self.journal.append("drain logs")
         self.opened.discard(task_id)
+
+
+@attrs.define
+class FakeRoom:
+    """A host with room until it is told to refuse."""
+
+    fault: MillError | None = None
+    asked: list[int] = attrs.field(factory=list)
+
+    def check(self, starting: int) -> None:
+        self.asked.append(starting)
+        if self.fault is not None:
+            raise self.fault
 
 
 @attrs.frozen
@@ -345,13 +361,14 @@ class FakeRuntime:
             raise Interrupted(self.lost)
         return self.containers.get(task.record.id)
 
-    async def clean_up(self, task_id: str) -> None:
+    async def clean_up(self, task_id: str) -> str | None:
         await trio.lowlevel.checkpoint()
         self.journal.append("clean up")
         if self.clean_up_error is not None:
             raise self.clean_up_error
         if task_id in self.containers:
             self.containers.pop(task_id).end(128 + SIGKILL)
+        return None
 
     async def sweep(self, known: Callable[[str], bool]) -> list[str]:
         await trio.lowlevel.checkpoint()

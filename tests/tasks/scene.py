@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import attrs
@@ -33,6 +34,7 @@ from tests.tasks.fakes import (
     FakeClock,
     FakeLogs,
     FakeRecords,
+    FakeRoom,
     FakeRuntime,
     Suffixes,
 )
@@ -68,6 +70,7 @@ class Scene:
     starts_at_once: int = 2
     capacity: Resources = CAPACITY
     choice: Suffixes = attrs.field(factory=Suffixes)
+    room: FakeRoom = attrs.field(factory=FakeRoom)
     records: FakeRecords = attrs.field(init=False)
     logs: FakeLogs = attrs.field(init=False)
     runtime: FakeRuntime = attrs.field(init=False)
@@ -117,7 +120,8 @@ class Scene:
         """The task service during the block; then milld leaves."""
         me = Identity("n1", "node-1", "192.0.2.1", allow_mounts=("/srv/data",))
         async with trio.open_nursery() as nursery:
-            yield await nursery.start(service.serve, me, self.capacity, self.records, self.world, self.choice)
+            serve = partial(service.serve, room=self.room)
+            yield await nursery.start(serve, me, self.capacity, self.records, self.world, self.choice)
             nursery.cancel_scope.cancel()
 
 
@@ -130,9 +134,8 @@ async def wait_status(live: LiveTask, status: Status) -> None:
 async def kill(live: LiveTask, grace_s: float = 10.0, signal: int | None = None) -> None:
     """What the service does for a DELETE."""
     wish = Kill("admin", Time(0.0), Duration(grace_s), signal)
-    said = live.task.owned.kill
-    kept = wish if said is None else attrs.evolve(said, grace=min(said.grace, wish.grace))
-    await live.commit(lambda task: attrs.evolve(task, owned=attrs.evolve(task.owned, kill=kept)))
+    live.wish_kill(wish)
+    await live.record_kill(trio.Event())
     live.request_kill(wish, trio.current_time())
 
 

@@ -3,6 +3,7 @@
 import attrs
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from mill.errors import NoSpace, PullError, StartError
 from mill.model import Deadline, Reason, Status, Task
@@ -190,3 +191,17 @@ async def test_a_deadline_of_another_boot_says_nothing(scene: Scene) -> None:
     scene.runtime.run(live.id, Program(5))
     await run_task(live, scene.world, adopted=True)
     assert end_of(live) == (Status.STOPPED, Reason.EXIT)
+
+
+async def test_an_end_waits_for_a_disk_that_does_not_take_the_last_of_the_log(scene: Scene) -> None:
+    scene.runtime.program = Program(runs_s=1.0, code=3)
+    scene.logs.drain_failure = NoSpace("full")
+    live = scene.live(Status.STARTING)
+    with capture_logs() as said:
+        async with scene.life(live) as over:
+            await trio.sleep(20.5)
+            assert live.record.status is Status.RUNNING
+            scene.logs.drain_failure = None
+            await over.wait()
+    assert (live.record.exit_code, live.record.times.finished) == (3, EPOCH + 1.0)
+    assert [line["task"] for line in said if line["log_level"] == "warning"] == [live.id]

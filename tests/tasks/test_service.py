@@ -17,6 +17,7 @@ from mill.model import (
     Usage,
 )
 from mill.tasks.filter import Filter
+from mill.tasks.service import RECORD_PATIENCE_S
 from tests.tasks.fakes import BUSYBOX, EPOCH, FOREVER, SIGKILL, SIGTERM, Program
 from tests.tasks.scene import Scene, make_record, spawn
 
@@ -268,17 +269,77 @@ async def test_every_change_is_told_in_order_with_rising_versions(scene: Scene) 
 
 
 async def test_a_kill_is_stored_before_it_acts_and_says_who_it_was(scene: Scene) -> None:
-    scene.records.write_s = 5.0
+    scene.records.write_s = 0.5
     async with scene.milld() as tasks:
         task_id = await spawn(tasks)
         await tasks.wait(task_id, "running", 60.0)
         at = trio.current_time()
         record = await tasks.kill(task_id, "alice", signal=None, grace=None)
-        assert trio.current_time() == at + 5.0
+        assert trio.current_time() == at + 0.5
         assert record.status is Status.RUNNING
         assert "kill 15" not in scene.journal
         record = await tasks.wait(task_id, "terminal", 60.0)
         assert (record.reason, record.detail, record.signal) == (Reason.KILLED, "alice", SIGTERM)
+
+
+async def test_a_kill_acts_at_once_when_the_disk_takes_nothing_and_is_remembered_when_it_does(
+    scene: Scene,
+) -> None:
+    async with scene.milld() as tasks:
+        task_id = await spawn(tasks)
+        await tasks.wait(task_id, "running", 60.0)
+        scene.records.failure = NoSpace("full")
+        at = trio.current_time()
+        record = await tasks.kill(task_id, "alice", signal=None, grace=None)
+        assert (record.status, trio.current_time()) == (Status.RUNNING, at)
+        await tasks.wait(task_id, "terminal", 10.0)
+        assert (await tasks.get(task_id)).status is Status.RUNNING  # nobody sees what is not stored
+        assert "kill 15" in scene.journal
+        scene.records.failure = None
+        record = await tasks.wait(task_id, "terminal", 60.0)
+        assert (record.reason, record.detail, record.signal) == (Reason.KILLED, "alice", SIGTERM)
+        assert record.times.finished == EPOCH + at
+
+
+async def test_a_kill_waits_no_longer_than_a_second_for_a_store_that_is_stuck(scene: Scene) -> None:
+    async with scene.milld() as tasks:
+        task_id = await spawn(tasks)
+        await tasks.wait(task_id, "running", 60.0)
+        scene.records.write_s = 30.0
+        at = trio.current_time()
+        await tasks.kill(task_id, "alice", signal=None, grace=None)
+        assert trio.current_time() == at + RECORD_PATIENCE_S
+        record = await tasks.wait(task_id, "terminal", 300.0)
+        assert (record.reason, record.times.finished) == (Reason.KILLED, EPOCH + at + RECORD_PATIENCE_S)
+
+
+async def test_a_task_whose_start_the_disk_does_not_take_can_be_killed(scene: Scene) -> None:
+    scene.runtime.images.add(BUSYBOX)
+    async with scene.milld() as tasks:
+        task_id = await spawn(tasks)
+        scene.records.failure = NoSpace("full")
+        await wait_all_tasks_blocked()
+        assert task_id in scene.runtime.containers
+        await tasks.kill(task_id, "alice", signal=None, grace=None)
+        await wait_all_tasks_blocked()
+        assert not scene.runtime[task_id].alive
+        scene.records.failure = None
+        record = await tasks.wait(task_id, "terminal", 60.0)
+        assert (record.reason, record.signal) == (Reason.KILLED, SIGTERM)
+        assert record.times.started is not None
+
+
+async def test_a_host_without_room_refuses_a_spawn_before_anything_is_made(scene: Scene) -> None:
+    scene.room.fault = NoSpace("full")
+    async with scene.milld() as tasks:
+        with pytest.raises(NoSpace):
+            await spawn(tasks)
+        assert (scene.journal, tasks.ledger.reserved.cpu) == ([], 0.0)
+        scene.room.fault = None
+        scene.runtime.pull_s = 10.0
+        await spawn(tasks)
+        await spawn(tasks)
+        assert scene.room.asked == [0, 0, 1]
 
 
 async def test_the_specs_grace_is_used_unless_the_kill_says_otherwise(scene: Scene) -> None:
