@@ -143,6 +143,7 @@ class Config:
     log_max_bytes: int = DEFAULT_LOG_MAX_BYTES
     log_retention_secs: float = DEFAULT_LOG_RETENTION_S
     registries: Mapping[str, RegistryConfig] = attrs.field(factory=dict)
+    rebuild_records: bool = False
     templates: Mapping[str, Draft] = attrs.field(factory=dict)
 
 
@@ -271,6 +272,7 @@ OPTIONS: Mapping[str, tuple[Callable[[object], Any], str]] = {
         parse_size,
         "what images may take on the disk, such as 20G; 0: no limit (default: 80 % of its file system)",
     ),
+    "rebuild_records": (switch, "set a damaged database aside; rebuild records from what containerd knows"),
     "allow_mounts": (
         _paths,
         "host paths, separated by colons, below which tasks may bind-mount (default: none)",

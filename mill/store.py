@@ -64,6 +64,9 @@ SELECT id FROM tasks WHERE NOT live AND json_extract(record, '$.times.finished')
     ORDER BY json_extract(record, '$.times.finished') LIMIT ?
 """
 
+_HOW_TO_MEND = (
+    "start milld with --rebuild-records to set it aside and go on with the tasks that containerd knows"
+)
 _UNFIT = (UnicodeEncodeError, OverflowError)
 """What the driver raises for a value that SQLite cannot hold: lone surrogates, integers beyond 64 bits."""
 
@@ -318,14 +321,13 @@ def _open_both(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
             writer = on_failure.enter_context(closing(_open(path)))
             why = damage_of(writer) if path.stat().st_size <= CHECKED_FIRST_BYTES else None
             if why is not None:
-                raise SetupError(
-                    f"the database {path} is damaged ({why}): move it away to start without its records"
-                )
+                raise SetupError(f"the database {path} is damaged ({why}): {_HOW_TO_MEND}")
             writer.execute("PRAGMA journal_mode = WAL")
             writer.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {journal.SCHEMA} COMMIT;")
             reader = _open(path)
         except sqlite3.Error as error:
-            raise SetupError(f"cannot use the database {path}: {error}") from None
+            mend = "" if isinstance(error, sqlite3.OperationalError) else f": {_HOW_TO_MEND}"
+            raise SetupError(f"cannot use the database {path}: {error}{mend}") from None
         on_failure.pop_all()
         return writer, reader
 

@@ -39,6 +39,7 @@ EVERY_OPTION = {
     "allow_mounts": "/srv:/data",
     "log_max_bytes": "16M",
     "log_retention_secs": "2h",
+    "rebuild_records": "true",
 }
 
 
@@ -77,10 +78,11 @@ def test_every_option_can_come_from_each_source_and_means_the_same(write: Write)
     assert by_flags == Config(
         Path("/srv/mill"), "node-7", "/run/c.sock", "crun", True, "0.0.0.0:80", "192.0.2.1", 2.5, 2 * GIB,
         Path("/root/config.json"), 20 * GIB, ("/srv", "/data"), 16 * MIB, 7200.0,
+        rebuild_records=True,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("option", sorted(OPTIONS.keys() - {"systemd_cgroup"}))
+@pytest.mark.parametrize("option", sorted(OPTIONS.keys() - {"systemd_cgroup", "rebuild_records"}))
 def test_flags_win_over_the_environment_and_that_over_the_file(option: str, write: Write) -> None:
     texts = {
         "cpu": "123",

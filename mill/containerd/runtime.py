@@ -24,6 +24,7 @@ from mill.containerd.failures import start_error
 from mill.containerd.faults import RpcAlreadyExists, RpcError, RpcNotFound, RpcTimeout, RpcUnavailable
 from mill.containerd.host import make_folders, resolve_mounts, with_files, write_files
 from mill.containerd.images import Images, LocalImage
+from mill.containerd.kept import TASK_EXTENSION
 from mill.containerd.node_cgroups import NodeCgroups
 from mill.containerd.proto import containers_pb2, runc_pb2, snapshots_pb2, task_pb2, tasks_pb2, types_pb2
 from mill.containerd.rootfs import Looks, look
@@ -232,7 +233,7 @@ class Runtime:
             spec=AnyMessage(type_url=SPEC_TYPE, value=config),
             snapshotter=self.session.features.snapshotter,
             snapshot_key=task.record.id,
-            extensions={"mill.task": AnyMessage(type_url="mill.task", value=kept)},
+            extensions={TASK_EXTENSION: AnyMessage(type_url=TASK_EXTENSION, value=kept)},
         )
         await self.session.call(
             rpcs.CONTAINERS_CREATE, containers_pb2.CreateContainerRequest(container=container)

@@ -33,7 +33,7 @@ from mill.containerd.node_cgroups import NodeCgroups, check_systemd
 from mill.containerd.running import Running
 from mill.containerd.runtime import Runtime
 from mill.containerd.session import Session
-from mill.daemon import datadir, host, meters, soundness
+from mill.daemon import datadir, host, meters, rebuild, soundness
 from mill.daemon.clock import SystemClock
 from mill.daemon.meters import Meters
 from mill.daemon.metrics import Levels, Metrics
@@ -87,12 +87,12 @@ async def serve_node(
         sock = layers.enter_context(api_server.bind(config.listen))
         counted: Meters = await layer(meters.serve)
         engine = await _engine(config, layer, clock, counted)
-        store: Store = await layer(serve_store, database := config.data_dir / "mill.db")
-        await layer(soundness.serve, database)
+        store = await _store(config, clock, layer)
         logs: Logs = await layer(log_store.serve, config.data_dir, clock.now)
         me = Identity(engine.node_id, engine.node_name, engine.ip, config.allow_mounts)
         world = World(engine, logs, clock, trio.CapacityLimiter(_starts_at_once()))
         capacity = host.capacity_of(config)
+        await rebuild.rebuild(store, engine.session, engine.node_id, told=config.rebuild_records)
         room = Room(config.data_dir, lambda: engine.session.features.stores, clock.boottime)
         serve_tasks = partial(task_service.serve, room=room, on_commit=counted.on_commit)
         tasks: Tasks = await layer(serve_tasks, me, capacity, store, world, SystemRandom())
@@ -142,6 +142,15 @@ async def _containerd_socket(config: Config, layer: Layer) -> str:
     if found in {None, EMBEDDED}:
         found = await layer(embedded.serve, config.data_dir)
     return str(found)
+
+
+async def _store(config: Config, clock: SystemClock, layer: Layer) -> Store:
+    path = config.data_dir / "mill.db"
+    if config.rebuild_records:
+        await trio.to_thread.run_sync(rebuild.set_aside_damaged, path, clock.now())
+    store: Store = await layer(serve_store, path)
+    await layer(soundness.serve, path)
+    return store
 
 
 def _cgroups(config: Config) -> Cgroups:
