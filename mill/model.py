@@ -2,6 +2,8 @@
 
 Everybody speaks these values: the store keeps them, the API shows them, the client returns them. The fields and their
 meaning are fixed by the design's section 2. Times are unix seconds (`Time`), shown in JSON as RFC 3339 to the millisecond.
+
+Over 400 lines because it is the one vocabulary that all packages share.
 """
 
 from collections.abc import Mapping
@@ -365,6 +367,28 @@ class Resources:
     memory: int
 
 
+class NodeState(StrEnum):
+    READY = "ready"
+    DRAINING = "draining"
+    """No new task comes; some are left."""
+    DRAINED = "drained"
+    """No new task comes, and none is left."""
+
+
+@attrs.frozen
+class NodeView:
+    """A node as others see it. `address` is the IP that peers and tasks of the host's network are reached by."""
+
+    id: str
+    name: str
+    address: str
+    state: NodeState
+    capacity: Resources
+    reserved: Resources
+    version: str
+    started: Time
+
+
 @attrs.frozen
 class NodeStatus:
     """The overview that ``/v1/status`` answers with."""
@@ -378,3 +402,4 @@ class NodeStatus:
     reserved: Resources
     tasks: Mapping[str, int]
     started: Time
+    state: NodeState = NodeState.READY

@@ -45,6 +45,7 @@ CREATE INDEX IF NOT EXISTS tasks_by_age ON tasks (created, id);
 CREATE INDEX IF NOT EXISTS tasks_live ON tasks (live) WHERE live;
 CREATE INDEX IF NOT EXISTS tasks_by_end ON tasks (json_extract(record, '$.times.finished'), id) WHERE NOT live;
 CREATE TABLE IF NOT EXISTS templates (name TEXT PRIMARY KEY, draft TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 _PUT = """
 INSERT INTO tasks (id, created, live, status, node, template, record, owned) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
@@ -185,6 +186,14 @@ class Store:
     async def templates(self) -> list[Template]:
         rows = await self._read("SELECT name, draft FROM templates ORDER BY name", ())
         return [Template(name, from_json(Draft, json.loads(draft))) for name, draft in rows]
+
+    async def put_fact(self, name: str, value: str) -> None:
+        """Something to remember of the node itself."""
+        await self._write("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    async def fact(self, name: str) -> str | None:
+        rows = await self._read("SELECT value FROM facts WHERE name = ?", (name,))
+        return rows[0][0] if rows else None
 
     def leave(self) -> None:
         """No more writes; those that were asked for are still committed."""

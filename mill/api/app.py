@@ -6,7 +6,7 @@ from quart import g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from mill.api import events, images, logs, node, problems, tasks, templates, timing
+from mill.api import events, images, logs, node, nodes, problems, tasks, templates, timing
 from mill.api.core import Core
 from mill.api.request import PacedConnection, PacedRequest
 from mill.errors import MillError, Unauthorized
@@ -34,7 +34,7 @@ def make_app(core: Core) -> QuartTrio:
         if request.path not in OPEN_PATHS:
             g.caller = _caller(core)
 
-    for noun in (tasks, logs, events, images, templates, node):
+    for noun in (tasks, logs, events, images, templates, nodes, node):
         app.register_blueprint(noun.routes(core))
     app.register_error_handler(MillError, problems.answer)
     app.register_error_handler(HTTPException, problems.answer_http)

@@ -15,6 +15,7 @@ from mill.model import (
     Duration,
     Image,
     NodeStatus,
+    NodeView,
     PullPolicy,
     PullProgress,
     Record,
@@ -107,6 +108,18 @@ class TemplateService(Protocol):
         """`NotFound`, or `Conflict` as above."""
 
 
+class NodeService(Protocol):
+    """As `daemon.nodes.Nodes`."""
+
+    def all(self) -> list[NodeView]: ...
+
+    async def drain(self, node: str) -> NodeView:
+        """`NotFound` when it is neither an id nor a name of a node."""
+
+    async def undrain(self, node: str) -> NodeView:
+        """As above."""
+
+
 class TokenCheck(Protocol):
     """As `security.tokens.Tokens`."""
 
@@ -143,6 +156,7 @@ class Core:
     events: EventService
     images: ImageService
     templates: TemplateService
+    nodes: NodeService
     tokens: TokenCheck
     status: Callable[[], NodeStatus]
     healthy: Callable[[], bool]

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from mill.checks import signal_name
 from mill.cli import ends
 from mill.convert import format_time
-from mill.model import Image, Mount, NodeStatus, PullProgress, Record, Stats, Template, Times
+from mill.model import (
+    Image,
+    Mount,
+    NodeState,
+    NodeStatus,
+    NodeView,
+    PullProgress,
+    Record,
+    Stats,
+    Template,
+    Times,
+)
 from mill.units import format_duration, format_size
 
 NOTHING = "-"
@@ -17,6 +28,7 @@ Pairs = list[tuple[str, str]]
 TASK_COLUMNS = ("NAME", "NODE", "STATUS", "CPU", "MEM", "ELAPSED")
 STATS_COLUMNS = ("NAME", "CPU", "MEM", "LIMIT", "PEAK", "PIDS", "READ", "WRITTEN", "RECEIVED", "SENT")
 IMAGE_COLUMNS = ("IMAGE", "DIGEST", "SIZE", "AGE")
+NODE_COLUMNS = ("NAME", "STATE", "CPU", "MEMORY", "ADDRESS", "VERSION", "ID")
 TEMPLATE_COLUMNS = ("NAME", "IMAGE", "CPU", "MEMORY", "TIMEOUT", "SOURCE")
 
 _SHORT_DIGEST = len("sha256:") + 12
@@ -74,6 +86,18 @@ def stats_row(stats: Stats) -> tuple[str, ...]:
 def image_row(image: Image, now: float) -> tuple[str, ...]:
     age = NOTHING if image.created is None else format_duration(max(0.0, now - image.created))
     return printable(image.ref), printable(image.digest[:_SHORT_DIGEST]), format_size(image.size), age
+
+
+def node_row(node: NodeView) -> tuple[str, ...]:
+    return (
+        printable(node.name),
+        printable(node.state),
+        f"{node.reserved.cpu:g}/{node.capacity.cpu:g}",
+        f"{format_size(node.reserved.memory)}/{format_size(node.capacity.memory)}",
+        printable(node.address),
+        printable(node.version),
+        printable(node.id),
+    )
 
 
 def template_row(template: Template) -> tuple[str, ...]:
@@ -190,8 +214,10 @@ def mount(one: Mount) -> str:
 
 def status_pairs(status: NodeStatus, now: float) -> Pairs:
     tasks = ", ".join(f"{count} {name}" for name, count in status.tasks.items() if count) or "none"
+    drained = [] if status.state is NodeState.READY else [("state", f"{status.state}: takes no new task")]
     return [
         ("node", f"{printable(status.node)} ({printable(status.node_id)})"),
+        *drained,
         ("version", printable(status.version)),
         ("up", f"{format_duration(max(0.0, now - status.started))} (since {format_time(status.started)})"),
         ("containerd", f"{printable(status.containerd)}{'' if status.runtime_ok else ' (does not answer)'}"),

@@ -15,6 +15,7 @@ from mill.model import (
     Image,
     Mount,
     NodeStatus,
+    NodeView,
     PullRequest,
     Record,
     SpawnRequest,
@@ -229,3 +230,19 @@ def _template_path(name: str) -> str:
 
 def status() -> Call[NodeStatus]:
     return Call("GET", "/v1/status", _read(NodeStatus))
+
+
+def nodes() -> Call[list[NodeView]]:
+    return Call("GET", "/v1/nodes", _list_of("nodes", NodeView))
+
+
+def drain(node: str) -> Call[NodeView]:
+    return Call("POST", f"{_node_path(node)}/drain", _read(NodeView))
+
+
+def undrain(node: str) -> Call[NodeView]:
+    return Call("POST", f"{_node_path(node)}/undrain", _read(NodeView))
+
+
+def _node_path(node: str) -> str:
+    return f"/v1/nodes/{_segment('node', node)}"

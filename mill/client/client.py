@@ -23,7 +23,7 @@ from mill.client.patience import Patience
 from mill.client.pulls import PullStream
 from mill.client.resuming import Resuming
 from mill.errors import FieldError, MillError
-from mill.model import Draft, Image, NodeStatus, Record, SpawnRequest, Stats, Template
+from mill.model import Draft, Image, NodeStatus, NodeView, Record, SpawnRequest, Stats, Template
 
 T = TypeVar("T")
 
@@ -255,6 +255,16 @@ class Client:
 
     async def status(self) -> NodeStatus:
         return await self.do(calls.status())
+
+    async def nodes(self) -> list[NodeView]:
+        return await self.do(calls.nodes())
+
+    async def drain(self, node: str) -> NodeView:
+        """The node, by id or name, takes no new task until `undrain`; what runs on it runs on."""
+        return await self.do(calls.drain(node))
+
+    async def undrain(self, node: str) -> NodeView:
+        return await self.do(calls.undrain(node))
 
 
 class TaskPages:

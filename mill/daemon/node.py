@@ -37,12 +37,13 @@ from mill.daemon import datadir, host, meters, rebuild, soundness
 from mill.daemon.clock import SystemClock
 from mill.daemon.meters import Meters
 from mill.daemon.metrics import Levels, Metrics
+from mill.daemon.nodes import Nodes
 from mill.daemon.room import Room
 from mill.daemon.templates import Templates
 from mill.logs import retention
 from mill.logs import store as log_store
 from mill.logs.store import Logs
-from mill.model import NodeStatus, Time
+from mill.model import NodeStatus
 from mill.security.tokens import ADMIN, Tokens, hash_of, read_or_make
 from mill.store import Store
 from mill.store import serve as serve_store
@@ -101,7 +102,8 @@ async def serve_node(
         engine.images.holds.ask_tasks(tasks.images)
         templates = await Templates.load(store, config.templates)
         metrics = Metrics(counted, _levels(tasks, engine, logs, load := Load()))
-        core = _core(config, tasks, logs, Events(store), engine, templates, clock, metrics)
+        nodes = await Nodes.load(store, tasks, engine, clock.now())
+        core = _core(config, nodes, tasks, logs, Events(store), engine, templates, clock, metrics)
         await layer(api_server.serve, api_app.make_app(core), sock, load)
         address = _address(sock)
         datadir.publish_api(config.data_dir, address)
@@ -188,6 +190,7 @@ def _runtime(
 
 def _core(
     config: Config,
+    nodes: Nodes,
     tasks: Tasks,
     logs: Logs,
     events: Events,
@@ -204,7 +207,8 @@ def _core(
         images=engine.images,
         templates=templates,
         tokens=Tokens({ADMIN: hash_of(read_or_make(config.data_dir / datadir.TOKEN_NAME))}),
-        status=partial(_status, tasks, engine, clock.now()),
+        nodes=nodes,
+        status=partial(_status, nodes, tasks, engine),
         healthy=lambda: engine.session.connected,
         metrics=metrics.page,
         on_answer=metrics.meters.on_answer,
@@ -238,7 +242,7 @@ def _starts_at_once() -> int:
     return STARTS_PER_CORE * len(os.sched_getaffinity(0))
 
 
-def _status(tasks: Tasks, engine: Runtime, started: Time) -> NodeStatus:
+def _status(nodes: Nodes, tasks: Tasks, engine: Runtime) -> NodeStatus:
     return NodeStatus(
         node=engine.node_name,
         node_id=engine.node_id,
@@ -248,7 +252,8 @@ def _status(tasks: Tasks, engine: Runtime, started: Time) -> NodeStatus:
         capacity=tasks.ledger.capacity,
         reserved=tasks.ledger.reserved,
         tasks=Counter(str(live.record.status) for live in tasks.table),
-        started=started,
+        started=nodes.started,
+        state=nodes.state,
     )
 
 

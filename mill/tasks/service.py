@@ -13,7 +13,7 @@ import trio
 
 from mill.config import CLEANUP_RETRY_S
 from mill.containerd import reference
-from mill.errors import Conflict, Interrupted, MillError, NotFound
+from mill.errors import Conflict, Interrupted, MillError, NotFound, Unavailable
 from mill.model import (
     Deadline,
     Draft,
@@ -72,6 +72,8 @@ class Tasks:
     _room: Room
     ledger: Ledger
     table: Table
+    draining: bool = False
+    """No new task is let in."""
 
     async def spawn(self, request: SpawnRequest, templates: Mapping[str, Draft]) -> Record:
         """A new task's record, committed. `FieldError`, `NoCapacity`, `NoSpace` or `Unavailable`: then nothing was made."""
@@ -80,6 +82,10 @@ class Tasks:
         spec = finish(draft, allow_mounts=self._me.allow_mounts)
         asked = Resources(spec.cpu, spec.memory)
         self.ledger.check_ever_fits(asked)
+        if self.draining:
+            raise Unavailable(
+                f"node {self._me.name} is being drained: it takes no new task until 'mill nodes undrain'"
+            )
         self._room.check(sum(live.task.record.status in _STARTING for live in self.table))
         taken = self.ledger.reservations
         task_id = new_id(

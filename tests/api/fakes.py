@@ -18,7 +18,9 @@ from mill.model import (
     Draft,
     Duration,
     Image,
+    NodeState,
     NodeStatus,
+    NodeView,
     PullPolicy,
     PullProgress,
     Reason,
@@ -208,6 +210,39 @@ class FakeTemplates:
             raise self.fault
 
 
+VIEW = NodeView(
+    id="00000000-0000-4000-8000-000000000000",
+    name="node-1",
+    address="192.0.2.1",
+    state=NodeState.READY,
+    capacity=Resources(2.0, 2**30),
+    reserved=Resources(0.25, 2**28),
+    version="9.8.7",
+    started=Time(NOW),
+)
+
+
+@attrs.define
+class FakeNodes:
+    view: NodeView
+
+    def all(self) -> list[NodeView]:
+        return [self.view]
+
+    async def drain(self, node: str) -> NodeView:
+        return await self._set(node, NodeState.DRAINING)
+
+    async def undrain(self, node: str) -> NodeView:
+        return await self._set(node, NodeState.READY)
+
+    async def _set(self, node: str, state: NodeState) -> NodeView:
+        await trio.lowlevel.checkpoint()
+        if node not in {self.view.id, self.view.name}:
+            raise NotFound(f"no node {node!r} is known here")
+        self.view = attrs.evolve(self.view, state=state)
+        return self.view
+
+
 @attrs.define
 class FakeNode:
     """All of them, and the `Core` that the app is made over."""
@@ -218,6 +253,7 @@ class FakeNode:
     journal: FakeJournal = attrs.field(factory=FakeJournal)
     images: FakeImages = attrs.field(factory=FakeImages)
     templates: FakeTemplates = attrs.field(factory=FakeTemplates)
+    nodes: FakeNodes = attrs.field(factory=lambda: FakeNodes(VIEW))
     healthy: bool = True
     answered: list[Answered] = attrs.field(factory=list)
 
@@ -233,6 +269,7 @@ class FakeNode:
             events=Events(self.journal),
             images=self.images,
             templates=self.templates,
+            nodes=self.nodes,
             tokens=Tokens({"admin": hash_of(TOKEN)}),
             status=lambda: STATUS,
             healthy=lambda: self.healthy,

@@ -19,7 +19,7 @@ from mill.errors import FieldError
 from mill.logs.frames import Frames, LogChunk
 from mill.model import SpawnRequest, Spec
 from tests.api.conftest import problem
-from tests.api.fakes import ENDED, NOW, RUNNING, STATS, STATUS, FakeNode
+from tests.api.fakes import ENDED, NOW, RUNNING, STATS, STATUS, VIEW, FakeNode
 
 
 async def test_the_status_is_the_nodes(api: httpx.AsyncClient) -> None:
@@ -140,7 +140,8 @@ def fits(value: Any, schema: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("Record", RUNNING), ("Record", ENDED), ("Stats", STATS), ("NodeStatus", STATUS)]
+    ("name", "value"),
+    [("Record", RUNNING), ("Record", ENDED), ("Stats", STATS), ("NodeStatus", STATUS), ("NodeView", VIEW)],
 )
 def test_what_is_answered_fits_its_schema(name: str, value: object) -> None:
     schema = DOCUMENT["components"]["schemas"][name]

@@ -97,6 +97,12 @@ TEMPLATE: Mapping[str, Any] = {
     "example": "coop-agent",
     "description": "a template's name",
 }
+NODE: Mapping[str, Any] = {
+    **TASK,
+    "name": "node",
+    "example": "node-1",
+    "description": "a node's id or its name",
+}
 NEW_TEMPLATE: Mapping[str, Any] = {**TEMPLATE, "schema": {**TEXT, "minLength": 1, **LABEL_KEYWORDS}}
 LAST_EVENT_ID: Mapping[str, Any] = {
     "name": "Last-Event-ID", "in": "header", "required": False, "schema": TEXT,

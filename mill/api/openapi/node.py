@@ -1,15 +1,24 @@
-"""The calls of the node itself, described. Pure."""
+"""The calls of the node itself, and of the nodes, described. Pure."""
 
 from typing import Any
 
-from mill.api.openapi.calls import call, json_of
+from mill.api.openapi.calls import NODE, call, json_of, list_of
 from mill.api.openapi.schemas import TEXT, ref
 
 
 def paths() -> dict[str, Any]:
     exposition = {kind: {"schema": TEXT} for kind in ("text/plain", "application/openmetrics-text")}
     health = json_of({"type": "object", "properties": {"status": TEXT}, "required": ["status"]})
+    node = {200: json_of(ref("NodeView"))}
     return {
+        "/v1/nodes": {"get": call("listNodes", "node", "The nodes", {200: json_of(list_of("NodeView", "nodes"))})},
+        "/v1/nodes/{node}/drain": {
+            "post": call("drainNode", "node", "Let no new task in", node, 404, 503, 507, parameters=[NODE],
+                         about="Tasks that run are left to end."),
+        },
+        "/v1/nodes/{node}/undrain": {
+            "post": call("undrainNode", "node", "Let new tasks in again", node, 404, 503, 507, parameters=[NODE]),
+        },
         "/v1/metrics": {"get": call("getMetrics", "node", "Metrics for Prometheus, by Accept", {200: exposition})},
         "/v1/status": {"get": call("getStatus", "node", "The node", {200: json_of(ref("NodeStatus"))})},
         "/v1/openapi.json": {"get": call("getSchema", "node", "This document", {200: json_of({"type": "object"})})},

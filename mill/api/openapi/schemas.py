@@ -20,6 +20,7 @@ from mill.model import (
     Image,
     Mount,
     NodeStatus,
+    NodeView,
     PullProgress,
     PullRequest,
     Record,
@@ -62,7 +63,7 @@ _ANSWERED: Mapping[Any, Mapping[str, Any]] = {
     Duration: {"type": "number", "description": "seconds"},
 }
 ASKED = (SpawnRequest, Draft, Mount, PullRequest)
-ANSWERED = (PullProgress, Record, Stats, Image, Template, NodeStatus)
+ANSWERED = (PullProgress, Record, Stats, Image, Template, NodeStatus, NodeView)
 EXAMPLES: Mapping[type, Mapping[str, Any]] = {
     SpawnRequest: {"image": "busybox", "args": ["echo", "hello"], "memory": "32M", "timeout": "1m"},
     Draft: {"image": "busybox", "args": ["sleep", "60"], "cpu": 0.1, "env": {"MODE": "agent"}},

@@ -1,0 +1,29 @@
+"""``/v1/nodes``: the nodes, and draining one."""
+
+from quart import Blueprint, Response
+
+from mill.api.answers import json_answer
+from mill.api.core import Core
+from mill.api.request import Query
+
+
+def routes(core: Core) -> Blueprint:
+    """The routes, over *core*."""
+    found = Blueprint("nodes", __name__)
+
+    @found.get("/v1/nodes")
+    async def listing() -> Response:
+        Query().done()
+        return json_answer({"nodes": core.nodes.all()})
+
+    @found.post("/v1/nodes/<node>/drain")
+    async def drain(node: str) -> Response:
+        Query().done()
+        return json_answer(await core.nodes.drain(node))
+
+    @found.post("/v1/nodes/<node>/undrain")
+    async def undrain(node: str) -> Response:
+        Query().done()
+        return json_answer(await core.nodes.undrain(node))
+
+    return found

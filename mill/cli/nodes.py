@@ -1,0 +1,101 @@
+"""`mill nodes`: the nodes, and draining one before it is taken down."""
+
+import math
+
+import click
+import trio
+
+from mill.cli import connect, failure, render
+from mill.cli.output import show_json, show_table
+from mill.cli.wait import seconds
+from mill.client import Client, calls
+from mill.errors import FieldError
+from mill.model import NodeView
+
+GROUP_HELP = """List nodes, and drain one; without a command, list them."""
+DRAIN_HELP = """Let no new task in; what runs runs on. It lasts until 'mill nodes undrain', through restarts of milld.
+
+    NODE is a name or an id, and may be left out where there is only one.
+
+    \b
+    mill nodes drain --wait --timeout 2h && systemctl stop milld
+    """
+
+
+@click.group(help=GROUP_HELP, invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the API's answer.")
+@click.pass_context
+def nodes(ctx: click.Context, *, as_json: bool) -> None:
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_nodes, as_json=as_json)
+
+
+@nodes.command("ls", help="List nodes.")
+@click.option("--json", "as_json", is_flag=True, help="Print the API's answer.")
+def list_nodes(*, as_json: bool) -> None:
+    async def show(mill: Client) -> None:
+        answer = await mill.ask(calls.nodes())
+        if as_json:
+            show_json(answer)
+            return
+        found = mill.decode(calls.nodes(), answer)
+        show_table(render.NODE_COLUMNS, [render.node_row(one) for one in found])
+
+    connect.run(show)
+
+
+@nodes.command("drain", help=DRAIN_HELP)
+@click.argument("node", required=False)
+@click.option("--wait", "waits", is_flag=True, help="Return once none of its tasks is left.")
+@click.option("--timeout", metavar="TIME", help="With --wait: give up after 30s, 10m, 2h; it stays drained.")
+@click.option("--json", "as_json", is_flag=True, help="Print the API's answer.")
+def drain(*, node: str | None, waits: bool, timeout: str | None, as_json: bool) -> None:
+    timeout_s = seconds("--timeout", timeout)
+
+    async def drain(mill: Client) -> int:
+        view = await mill.drain(await _chosen(mill, node))
+        left = await _wait_empty(mill, view, timeout_s) if waits else 0
+        if as_json:
+            show_json(next(one for one in (await mill.ask(calls.nodes()))["nodes"] if one["id"] == view.id))
+        elif not left:
+            click.echo(
+                f"{render.printable(view.name)} {'has no task left' if waits else 'takes no new task'}"
+            )
+        if left:
+            failure.say(f"{view.name} still has {left} tasks after {timeout_s:g} s; it takes no new one")
+        return failure.EXIT_FAILED if left else 0
+
+    connect.run(drain)
+
+
+@nodes.command("undrain", help="Let new tasks in again.")
+@click.argument("node", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the API's answer.")
+def undrain(*, node: str | None, as_json: bool) -> None:
+    async def undrain(mill: Client) -> None:
+        call = calls.undrain(await _chosen(mill, node))
+        answer = await mill.ask(call)
+        if as_json:
+            show_json(answer)
+        else:
+            click.echo(f"{render.printable(mill.decode(call, answer).name)} takes new tasks")
+
+    connect.run(undrain)
+
+
+async def _chosen(mill: Client, node: str | None) -> str:
+    if node is not None:
+        return node
+    found = await mill.nodes()
+    if len(found) != 1:
+        raise FieldError("", f"there are {len(found)} nodes: say which")
+    return found[0].id
+
+
+async def _wait_empty(mill: Client, view: NodeView, timeout_s: float | None) -> int:
+    """How many tasks are left on the node once none is, or the time is over."""
+    with trio.move_on_after(math.inf if timeout_s is None else timeout_s):
+        while left := await mill.list_tasks(node=view.id):
+            await mill.wait(left[0].id)
+        return 0
+    return len(await mill.list_tasks(node=view.id))

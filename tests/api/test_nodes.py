@@ -1,0 +1,23 @@
+"""``/v1/nodes``: the list, and draining by id or name."""
+
+import httpx
+
+from mill.convert import to_json
+from tests.api.conftest import problem
+from tests.api.fakes import VIEW
+
+
+async def test_the_nodes_are_listed(api: httpx.AsyncClient) -> None:
+    assert (await api.get("/v1/nodes")).json() == {"nodes": [to_json(VIEW)]}
+
+
+async def test_a_node_is_drained_and_undrained_by_name_or_id(api: httpx.AsyncClient) -> None:
+    assert (await api.post("/v1/nodes/node-1/drain")).json() == {**to_json(VIEW), "state": "draining"}
+    assert (await api.get("/v1/nodes")).json()["nodes"][0]["state"] == "draining"
+    assert (await api.post(f"/v1/nodes/{VIEW.id}/undrain")).json()["state"] == "ready"
+
+
+async def test_an_unknown_node_is_not_found(api: httpx.AsyncClient) -> None:
+    for verb in ("drain", "undrain"):
+        assert problem(await api.post(f"/v1/nodes/node-9/{verb}"))[0] == 404
+    assert problem(await api.get("/v1/nodes/node-1/drain"))[0] == 405
