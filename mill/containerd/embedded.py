@@ -33,7 +33,7 @@ START_TIMEOUT_S = 30.0
 ADOPT_TIMEOUT_S = 10.0
 """How long one that listens already may take; after that it counts as hung and is replaced."""
 
-STOP_TIMEOUT_S = 3.0
+STOP_TIMEOUT_S = 2.0
 """From SIGTERM to SIGKILL. milld as a whole has five seconds to stop."""
 
 POLL_S = 0.02
@@ -74,6 +74,7 @@ class Running:
         """SIGTERM, then SIGKILL. Not to be interrupted. Shims and their tasks are not touched."""
         with trio.CancelScope(shield=True):
             self._send(signal.SIGTERM)
+            self._send(signal.SIGCONT)  # one that was stopped does not hear the first
             with trio.move_on_after(STOP_TIMEOUT_S) as patience:
                 await self.wait()
             if patience.cancelled_caught:
@@ -131,6 +132,7 @@ def _listening(place: Place, *, other_than: int = 0) -> Running | None:
 
 def _start(binary: str, place: Place) -> Running:
     place.rotate_log()
+    place.finish_deletions()
     with place.log.open("ab") as output:
         child = subprocess.Popen(  # noqa: S603 -- the containerd of PATH, with our own arguments
             [binary, "--config", str(place.config)],

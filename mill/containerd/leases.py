@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 import trio
@@ -11,6 +12,7 @@ from mill.containerd import rpcs
 from mill.containerd.faults import RpcError, RpcNotFound
 from mill.containerd.proto import leases_pb2
 from mill.containerd.session import Session
+from mill.containerd.together import finishing
 
 NODE_LABEL = "mill.node"
 _PURPOSE_LABEL = "mill.lease"
@@ -18,7 +20,8 @@ _PURPOSE = "images"
 _EXPIRY_LABEL = "containerd.io/gc.expire"
 _LIFE_S = 24 * 3600.0  # should nobody ever delete it; longer than a pull may take
 _CREATE_TIMEOUT_S = 10.0
-_DELETE_TIMEOUT_S = 5.0
+_DELETE_TIMEOUT_S = 2.0  # milld may be leaving, and has no more time for a containerd that hangs
+_CREATE_PATIENCE_S = 1.0  # for one that nobody wants any more
 
 log = structlog.get_logger()
 
@@ -32,12 +35,10 @@ async def leased(session: Session, node_id: str, now: Callable[[], float]) -> As
     expires = datetime.fromtimestamp(now() + _LIFE_S, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     labels = {_EXPIRY_LABEL: expires, NODE_LABEL: node_id, _PURPOSE_LABEL: _PURPOSE}
     await trio.lowlevel.checkpoint_if_cancelled()
-    with trio.CancelScope(
-        shield=True
-    ):  # containerd makes up the id: a cancelled call could leave a lease nobody knows
-        created = await session.call(
-            rpcs.LEASES_CREATE, leases_pb2.CreateRequest(labels=labels), timeout_s=_CREATE_TIMEOUT_S
-        )
+    request = leases_pb2.CreateRequest(labels=labels)
+    create = partial(session.call, rpcs.LEASES_CREATE, request, timeout_s=_CREATE_TIMEOUT_S)
+    # containerd makes up the id: a cancelled call could leave a lease nobody knows
+    created = await finishing(create, within_s=_CREATE_PATIENCE_S)
     lease = created.lease.id
     failed = False
     try:

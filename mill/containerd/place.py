@@ -4,6 +4,7 @@ The configuration is of version 2, which 1.6, 1.7 and 2.x read.
 """
 
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -114,6 +115,14 @@ class Place:
         """They say nothing once nobody listens."""
         for socket in (self.socket, self.socket + _TTRPC_SUFFIX):
             Path(socket).unlink(missing_ok=True)
+
+    def finish_deletions(self) -> None:
+        """Bundles that a killed containerd was deleting: it hides one first, and never looks at it again; but as long as
+        it is there, that task's next bundle cannot be deleted. Only while no containerd runs.
+        """
+        for hidden in self.directory.glob("*/io.containerd.runtime.v2.task/*/.*"):
+            if not (hidden / "rootfs").is_mount():
+                shutil.rmtree(hidden, ignore_errors=True)
 
     def last_words(self) -> str:
         """The last line of the log, which names why containerd ended."""

@@ -49,7 +49,7 @@ STARTED_NAME = "started"
 CREATE_PATIENCE_S = 1.0
 """For a creation that nobody wants any more; it takes 0.05 s, and containerd takes 2 s to undo half of one."""
 CONNECT_PATIENCE_S = 3.0
-"""How long a spawn waits for a containerd that is being restarted before it answers 503."""
+"""How long a spawn waits for a containerd that is being restarted, or hangs, before it answers 503."""
 FRESH_S = 1.0
 """How long an image that was seen counts as present, while this node's store does not change."""
 
@@ -86,7 +86,10 @@ class Runtime:
             self._found, self._found_changes = {}, self.images.changes
         at, image = self._found.get(spec.image, (-FRESH_S, None))
         if image is None or now - at >= FRESH_S:
-            image = await self.images.find(spec.image)
+            with trio.move_on_after(CONNECT_PATIENCE_S) as patience:
+                image = await self.images.find(spec.image)
+            if patience.cancelled_caught:
+                raise RpcUnavailable("UNAVAILABLE", f"it has not answered for {CONNECT_PATIENCE_S:g} s")
             self._found = {ref: seen for ref, seen in self._found.items() if now - seen[0] < FRESH_S}
             if image is not None:
                 self._found[spec.image] = (now, image)

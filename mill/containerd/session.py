@@ -8,7 +8,7 @@ A connection is watched by an event stream that no event reaches: it ends when t
 event thread alive, which would otherwise be started anew for every call.
 """
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
@@ -20,7 +20,7 @@ from google.protobuf.empty_pb2 import Empty
 from mill.containerd import rpcs
 from mill.containerd.channel import completed, open_channel, outcome_of
 from mill.containerd.endpoint import check_listens
-from mill.containerd.faults import RpcAlreadyExists, RpcError, RpcUnavailable, fault_of
+from mill.containerd.faults import RpcAlreadyExists, RpcError, RpcTimeout, RpcUnavailable, fault_of
 from mill.containerd.proto import events_pb2, introspection_pb2, namespaces_pb2
 from mill.containerd.rpcs import Kind, Req, Res, Rpc
 from mill.containerd.stream import BidiStream, ServerStream, Stream
@@ -33,6 +33,9 @@ DEFAULT_CALL_TIMEOUT_S = 60.0
 
 FIRST_ANSWER_TIMEOUT_S = 5.0
 """How long a socket may take to prove that it is containerd."""
+
+PING_S, PING_TIMEOUT_S = 2.0, 4.0
+"""Between two looks whether containerd answers, and for one; so long a hang goes unnoticed. A Version takes it 0.2 ms."""
 
 _MATCHES_NO_EVENT = 'topic=="/mill/none"'
 _TASK_SERVICE = "io.containerd.grpc.v1.tasks"
@@ -225,10 +228,33 @@ class Session:
         except trio.EndOfChannel:
             return "containerd ended the event stream"
 
-    async def keep(self) -> None:
-        """Notice each loss of the connection and each return, for ever."""
+    async def _wait_mute(self) -> str:
+        """Until it does not answer: one that hangs, or was stopped, keeps its connections."""
         while True:
-            reason = await self._wait_lost()
+            await trio.sleep(PING_S)
+            try:
+                await self._call(rpcs.VERSION, Empty(), timeout_s=PING_TIMEOUT_S)
+            except RpcTimeout:
+                return f"it has not answered for {PING_TIMEOUT_S:g} s"
+            except RpcError as fault:
+                return fault.message
+
+    async def _wait_away(self) -> str:
+        reasons: list[str] = []
+
+        async def wait(until: Callable[[], Awaitable[str]]) -> None:
+            reasons.append(await until())
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, self._wait_lost)
+            nursery.start_soon(wait, self._wait_mute)
+        return reasons[0]
+
+    async def keep(self) -> None:
+        """Notice each loss of the connection, each hang, and each return, for ever."""
+        while True:
+            reason = await self._wait_away()
             self._up = trio.Event()
             log.warning("containerd is gone", socket=self.socket, reason=reason)
             while not self.connected:
