@@ -20,6 +20,10 @@ from mill.containerd.session import Session
 
 SHIM_SOCKETS = Path("/run/containerd/s")
 """Where containerd's shims listen; the name is a hash of containerd's socket, the namespace and the id."""
+BUNDLES = "io.containerd.runtime.v2.task"
+"""In containerd's state directory, and in its root: a folder for each namespace, and in it for each task."""
+RUNTIME_STATE = "runc"
+"""In the data directory, where the OCI runtime keeps its state: a folder for each namespace, and in it for each container."""
 _UNPACKING = "extract-"
 """What the snapshots of a pull under way are called."""
 
@@ -54,6 +58,15 @@ def _remove_files(session: Session, cgroups: NodeCgroups, folder: Path) -> None:
     if folder.exists():
         unmount(folder / "rootfs")
         shutil.rmtree(folder, ignore_errors=True)
+    # What an OCI runtime of the runc kind keeps of a container: left by one that was gone before it could delete it.
+    shutil.rmtree(folder.parent.parent / RUNTIME_STATE / session.namespace / task_id, ignore_errors=True)
+    for state in ("", "state", "root"):  # of a system's containerd, and of an embedded one
+        bundle = Path(session.socket).parent / state / BUNDLES / session.namespace / task_id
+        if (
+            bundle.exists()
+        ):  # containerd was killed, or the host, as it made the task, and it does not look again
+            unmount(bundle / "rootfs")
+            shutil.rmtree(bundle, ignore_errors=True)
     shim = hashlib.sha256(f"{session.socket}/{session.namespace}/{task_id}".encode()).hexdigest()
     (SHIM_SOCKETS / shim).unlink(missing_ok=True)  # a shim that was killed leaves it behind
 

@@ -247,7 +247,9 @@ class Runtime:
         if self.runtime == "runsc":
             return containers_pb2.Container.Runtime(name="io.containerd.runsc.v1")
         options = runc_pb2.Options(
-            binary_name=self.runtime, root=str(self.data_dir / "runc"), systemd_cgroup=self.cgroups.systemd
+            binary_name=self.runtime,
+            root=str(self.data_dir / cleaning.RUNTIME_STATE),
+            systemd_cgroup=self.cgroups.systemd,
         )
         packed = AnyMessage(type_url="containerd.runc.v1.Options", value=options.SerializeToString())
         return containers_pb2.Container.Runtime(name=RUNC_SHIM, options=packed)
