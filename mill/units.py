@@ -1,14 +1,17 @@
-"""Sizes and durations as people write them. A leaf: knows nothing of Mill; everything that parses input calls it.
+"""Sizes, durations and addresses of resolvers as people write them. A leaf: knows nothing of Mill; everything that parses input calls it.
 
 ``2G`` is 2 GiB, as with Docker and cgroups. Every function raises `ValueError` with a message that says what is accepted.
 """
 
 import math
 import re
+from ipaddress import ip_address
 
 KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
+
+DNS_PORT = 53
 
 SIZE_PATTERN = r"([0-9]{1,19}(?:\.[0-9]{1,19})?)\s*([KMGTkmgt]?)(?:[Ii]?[Bb])?"
 DURATION_PATTERN = r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+(?:\.[0-9]+)?)s)?(?:([0-9]+)ms)?"
@@ -91,3 +94,24 @@ def format_duration(seconds: float) -> str:
     if minutes:
         return f"{minutes}m"
     return f"{secs}s"
+
+
+def parse_resolvers(value: object) -> tuple[tuple[str, int], ...]:
+    """``192.0.2.53,[2001:db8::53]:5353``, or a list of such, as (IP, port); the port of DNS where none is said."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list) or not parts:
+        raise ValueError(f"{value!r} is no list of resolvers: write IP[:PORT], separated by commas")
+    return tuple(_resolver(part) for part in parts)
+
+
+def _resolver(value: object) -> tuple[str, int]:
+    text = value.strip() if isinstance(value, str) else ""
+    match = re.fullmatch(r"(?:\[([^\]]+)\]|([^:\[]*))(?::([0-9]{1,5}))?", text)
+    host, port = (match[1] or match[2], int(match[3] or DNS_PORT)) if match else (text, DNS_PORT)
+    try:
+        address = ip_address(host)
+    except ValueError:
+        address = ip_address(0)
+    if address.is_unspecified or not 0 < port <= 65535:  # noqa: PLR2004 -- the last port
+        raise ValueError(f"{value!r} is no resolver: write IP or IP:PORT, such as 192.0.2.53")
+    return str(address), port

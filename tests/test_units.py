@@ -1,8 +1,9 @@
-"""Sizes and durations: what people write is read, what is shown can be read again, and all else is a ValueError."""
+"""Sizes, durations and resolvers: what people write is read, what is shown can be read again, and all else is a ValueError."""
 
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from hypothesis import example, given
@@ -16,6 +17,7 @@ from mill.units import (
     format_duration,
     format_size,
     parse_duration,
+    parse_resolvers,
     parse_size,
 )
 
@@ -188,3 +190,30 @@ def test_what_is_parsed_from_its_parts_is_their_sum(seconds: float) -> None:
     days, rest = divmod(seconds, 86400)
     hours, rest = divmod(rest, 3600)
     assert parse_duration(f"{days:.0f}d{hours:.0f}h{rest:g}s") == seconds
+
+
+@pytest.mark.parametrize(("said", "resolvers"), [
+    ("192.0.2.53", [("192.0.2.53", 53)]),
+    ("192.0.2.53:5353, 2001:db8::53", [("192.0.2.53", 5353), ("2001:db8::53", 53)]),
+    (["[2001:db8::53]:54", "[::1]"], [("2001:db8::53", 54), ("::1", 53)]),
+])  # fmt: skip
+def test_resolvers_are_addresses_with_or_without_a_port(
+    said: str | list[str], resolvers: list[tuple[str, int]]
+) -> None:
+    assert parse_resolvers(said) == tuple(resolvers)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["", ",", "192.0.2.53,", "dns.example", "192.0.2.53:0", "192.0.2.53:65536", "192.0.2.53:x", "0.0.0.0", "[::]:53", ":53",
+     "[192.0.2.53", "1:2:3", [], [5], None, 53],
+)  # fmt: skip
+def test_what_is_no_resolver_says_what_to_write(said: object) -> None:
+    with pytest.raises(ValueError, match="write IP"):
+        parse_resolvers(said)
+
+
+@given(anything)
+def test_anything_else_as_resolvers_is_a_value_error(said: object) -> None:
+    with suppress(ValueError):
+        assert all(0 < port < 65536 for _, port in parse_resolvers(said))
