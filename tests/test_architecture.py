@@ -20,6 +20,7 @@ PURE = {
     "tasks.states", "tasks.placement",
     "containerd.spec", "containerd.reference", "containerd.oci",
     "logs.index", "logs.frames",
+    "dns.answer",
 }  # fmt: skip
 """Those that the design names; a module whose docstring calls itself "Pure" joins them, with the rights and the duties."""
 BETWEEN = {"containerd.faults", "tasks.ports"}
@@ -45,6 +46,8 @@ FUNCTION_LINES = 40
 SUPERVISORS = {
     "convert": 1,  # a structure hook may raise anything; it gets the path of the field and becomes a FieldError
     "api.server": 1,  # the top of one connection: what goes wrong with it must not end the others
+    "dns.responder": 1,  # the top of one query: no bytes from outside may end milld
+    "dns.forward": 1,  # the top of one question to upstream, as above
     "cli.main": 1,  # the command's top: whatever it is becomes one line and an exit code
     "daemon.doctor.examine": 1,  # the top of one check: a host is odd in more ways than we know
     "daemon.main": 1,  # the daemon's top: the log has the details, tasks run on

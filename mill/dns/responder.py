@@ -1,0 +1,64 @@
+"""One query and its answer: from the zone or the cache at once, from upstream later. Counts both. Used by `service` and `stream`."""
+
+from collections import Counter
+
+import attrs
+import structlog
+
+from mill.dns import message
+from mill.dns.answer import Forward, Miss, answer
+from mill.dns.forward import Forwarder
+from mill.dns.limits import WAITING
+from mill.dns.message import RCODES, Question
+from mill.dns.names import Zone
+
+log = structlog.get_logger()
+
+
+@attrs.define(eq=False)
+class Responder:
+    """`counts` are queries by where their answer came from (``mill``, ``cache``, ``upstream``) and its rcode, or ``dropped``."""
+
+    _zone: Zone
+    _forwarder: Forwarder
+    counts: Counter[tuple[str, str]] = attrs.field(factory=Counter)
+    _waiting: int = 0
+
+    def answer_now(self, wire: bytes, *, udp: bool) -> bytes | Question | None:
+        """The answer if it needs no waiting; the question that `answer_later` is to be given; None: no answer at all."""
+        try:
+            made = answer(wire, self._zone, udp=udp)
+        except Exception:  # the top of one query
+            log.exception("internal error over a DNS query; it got no answer", query=wire.hex())
+            made = None
+        if isinstance(made, Forward):
+            return self._from_cache(made.question, udp=udp)
+        return self._counted("mill", made.wire if isinstance(made, Miss) else made)
+
+    def _from_cache(self, question: Question, *, udp: bool) -> bytes | Question | None:
+        made = self._forwarder.cached(question, udp=udp)
+        if made is not None:
+            return self._counted("cache", made)
+        return question if self._waiting < WAITING else self._failed(question, udp=udp)
+
+    async def answer_later(self, question: Question, *, udp: bool) -> bytes:
+        """What upstream says, or SERVFAIL, before the client loses its patience."""
+        self._waiting += 1
+        try:
+            reply = await self._forwarder.resolve(question)
+        finally:
+            self._waiting -= 1
+        if reply is None:
+            return self._failed(question, udp=udp)
+        made = reply.to(question, udp=udp)
+        self._counted("upstream", made)
+        return made
+
+    def _failed(self, question: Question, *, udp: bool) -> bytes:
+        made = message.reply(question, message.RA, message.SERVFAIL, udp=udp)
+        self._counted("upstream", made)
+        return made
+
+    def _counted(self, source: str, made: bytes | None) -> bytes | None:
+        self.counts[source, "dropped" if made is None else RCODES[made[3] & message.RCODE]] += 1
+        return made
