@@ -68,7 +68,8 @@ start_milld() {
     export MILL_DATA_DIR="$data/milld" # where `mill` finds the address and the token
     port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
     # A session of its own: Ctrl-C is for this script, which then stops milld in order.
-    setsid "$bin/milld" --data-dir "$data/milld" --containerd embedded --listen "127.0.0.1:$port" --name quickstart \
+    setsid "$bin/milld" --data-dir "$data/milld" --containerd embedded --listen "127.0.0.1:$port" --dns-listen 127.0.0.1:0 \
+        --name quickstart \
         >"$data/milld.out" 2>"$data/milld.log" &
     milld=$!
     until grep -s '^milld ready' "$data/milld.out"; do

@@ -20,10 +20,11 @@ from mill import checks
 from mill.convert import from_json
 from mill.errors import FieldError, SetupError
 from mill.model import Draft
-from mill.units import MIB, parse_duration, parse_size
+from mill.units import MIB, parse_duration, parse_resolvers, parse_size
 
 DEFAULT_DATA_DIR = Path("/var/lib/mill")
 DEFAULT_LISTEN = "127.0.0.1:4400"
+DEFAULT_DNS_LISTEN = "127.0.0.1:4453"
 
 SHUTDOWN_S = 4.0
 """What a SIGTERM leaves for open requests and half-done starts; systemd and people expect an end within 5 s."""
@@ -142,6 +143,8 @@ class Config:
     allow_mounts: tuple[str, ...] = ()
     log_max_bytes: int = DEFAULT_LOG_MAX_BYTES
     log_retention_secs: float = DEFAULT_LOG_RETENTION_S
+    dns_listen: str = DEFAULT_DNS_LISTEN
+    dns_upstream: tuple[tuple[str, int], ...] = ()
     registries: Mapping[str, RegistryConfig] = attrs.field(factory=dict)
     rebuild_records: bool = False
     templates: Mapping[str, Draft] = attrs.field(factory=dict)
@@ -253,6 +256,14 @@ OPTIONS: Mapping[str, tuple[Callable[[object], Any], str]] = {
     "runtime": (_text, "the OCI runtime: runc, crun, runsc, or the absolute path of one"),
     "systemd_cgroup": (switch, "have systemd make the tasks' cgroups (as slices and scopes of its own)"),
     "listen": (_listen, "address and port of the API"),
+    "dns_listen": (
+        _listen,
+        f"address and port of DNS for this host, UDP and TCP (default: {DEFAULT_DNS_LISTEN})",
+    ),
+    "dns_upstream": (
+        parse_resolvers,
+        "resolvers for all names but .mill, IP[:PORT], separated by commas (default: the host's resolv.conf)",
+    ),
     "advertise": (_advertise, "the IP address that others reach this node by"),
     "cpu": (_cpu, "cores this node offers (default: what it has, less a reserve)"),
     "memory": (_memory, "memory this node offers (default: what it has, less a reserve)"),

@@ -62,6 +62,7 @@ class Node:
     program: list[str] = attrs.field(factory=lambda: MILLD)
     home: Path = attrs.field(factory=lambda: Path(tempfile.mkdtemp(prefix="mill-", dir="/tmp")))
     port: int = attrs.field(factory=free_port)
+    dns_port: int = attrs.field(factory=free_port)
     umask: int = -1
     process: subprocess.Popen[bytes] | None = None
     ready: dict[str, str] = attrs.field(factory=dict)
@@ -99,7 +100,8 @@ class Node:
     def command(self, **options: str) -> list[str]:
         """milld's command line; *options* over the node's own."""
         said = {
-            "data-dir": str(self.data_dir), "containerd": "embedded", "listen": f"127.0.0.1:{self.port}", "name": self.name,
+            "data-dir": str(self.data_dir), "containerd": "embedded", "listen": f"127.0.0.1:{self.port}",
+            "dns-listen": f"127.0.0.1:{self.dns_port}", "name": self.name,
             **OPTIONS, **self.options, **{key.replace("_", "-"): value for key, value in options.items()},
         }  # fmt: skip
         if self.config:

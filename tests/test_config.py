@@ -40,6 +40,8 @@ EVERY_OPTION = {
     "log_max_bytes": "16M",
     "log_retention_secs": "2h",
     "rebuild_records": "true",
+    "dns_listen": "192.0.2.1:53",
+    "dns_upstream": "192.0.2.53, [2001:db8::53]:5353",
 }
 
 
@@ -78,6 +80,7 @@ def test_every_option_can_come_from_each_source_and_means_the_same(write: Write)
     assert by_flags == Config(
         Path("/srv/mill"), "node-7", "/run/c.sock", "crun", True, "0.0.0.0:80", "192.0.2.1", 2.5, 2 * GIB,
         Path("/root/config.json"), 20 * GIB, ("/srv", "/data"), 16 * MIB, 7200.0,
+        dns_listen="192.0.2.1:53", dns_upstream=(("192.0.2.53", 53), ("2001:db8::53", 5353)),
         rebuild_records=True,
     )  # fmt: skip
 
@@ -93,6 +96,8 @@ def test_flags_win_over_the_environment_and_that_over_the_file(option: str, writ
         "allow_mounts": "/1:/2:/3",
         "advertise": "192.0.2.123",
         "listen": ":123",
+        "dns_listen": ":123",
+        "dns_upstream": "192.0.2.123",
     }
     text = texts.get(option, "/123" if option in {"data_dir", "docker_config", "containerd"} else "n123")
     first, second, third = (text.replace("123", digit) for digit in "123")

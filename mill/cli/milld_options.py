@@ -32,6 +32,8 @@ _META = {
     "data_dir": "DIR",
     "name": "NAME",
     "listen": "IP:PORT",
+    "dns_listen": "IP:PORT",
+    "dns_upstream": "IP[:PORT],...",
     "advertise": "IP",
     "cpu": "CORES",
     "memory": "SIZE",

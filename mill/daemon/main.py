@@ -72,7 +72,8 @@ async def _run(config: Config) -> None:
             await nursery.start(_wait_signal, signals, stop)
             ready: Ready = await nursery.start(partial(_serve, config, stop.wait, nursery.cancel_scope))
             settle()
-            click.echo(f"milld ready: node={ready.node} api={ready.api} containerd={ready.containerd}")
+            said = f"node={ready.node} api={ready.api} containerd={ready.containerd}"
+            click.echo(f"milld ready: {said} dns={ready.dns}")
             sys.stdout.flush()
             _notify(
                 f"READY=1\nSTATUS=node {ready.node}, API at {ready.api}, containerd at {ready.containerd}"

@@ -37,9 +37,15 @@ from mill.daemon import datadir, host, meters, rebuild, soundness
 from mill.daemon.clock import SystemClock
 from mill.daemon.meters import Meters
 from mill.daemon.metrics import Levels, Metrics
+from mill.daemon.names import TaskNames
 from mill.daemon.nodes import Nodes
 from mill.daemon.room import Room
 from mill.daemon.templates import Templates
+from mill.dns import listener as dns_listener
+from mill.dns import service as dns_service
+from mill.dns.listener import Listener
+from mill.dns.names import Zone
+from mill.dns.service import Dns
 from mill.logs import retention
 from mill.logs import store as log_store
 from mill.logs.store import Logs
@@ -65,6 +71,7 @@ class Ready:
     node: str
     api: str
     containerd: str
+    dns: str
 
 
 @asynccontextmanager
@@ -85,7 +92,7 @@ async def serve_node(
         async def layer(serve: Callable[..., Awaitable[None]], *args: Any, **options: Any) -> Any:
             return await layers.enter_async_context(running(serve, *args, **options))
 
-        sock = layers.enter_context(api_server.bind(config.listen))
+        sock, dns_port = _bind(config, layers)
         counted: Meters = await layer(meters.serve)
         engine = await _engine(config, layer, clock, counted)
         store = await _store(config, clock, layer)
@@ -100,19 +107,25 @@ async def serve_node(
         limits = {"max_bytes": config.log_max_bytes, "retention_s": config.log_retention_secs}
         await layer(retention.serve, logs, tasks, **limits)
         engine.images.holds.ask_tasks(tasks.images)
+        await _dns(config, dns_port, tasks, engine, layer)
         templates = await Templates.load(store, config.templates)
         metrics = Metrics(counted, _levels(tasks, engine, logs, load := Load()))
         nodes = await Nodes.load(store, tasks, engine, clock.now())
         core = _core(config, nodes, tasks, logs, Events(store), engine, templates, clock, metrics)
         await layer(api_server.serve, api_app.make_app(core), sock, load)
-        address = _address(sock)
-        datadir.publish_api(config.data_dir, address)
-        task_status.started(Ready(engine.node_name, address, engine.session.socket))
+        datadir.publish_api(config.data_dir, address := _address(sock))
+        task_status.started(Ready(engine.node_name, address, engine.session.socket, dns_port.shown))
         await shutdown()
 
 
 Layer = Callable[..., Awaitable[Any]]
 """Starts a component that runs until the node ends; gives its handle."""
+
+
+def _bind(config: Config, layers: AsyncExitStack) -> tuple[Socket, Listener]:
+    """Ports that others have are told before anything is made."""
+    sock = layers.enter_context(api_server.bind(config.listen))
+    return sock, layers.enter_context(dns_listener.bind(config.dns_listen))
 
 
 async def _engine(config: Config, layer: Layer, clock: SystemClock, counted: Meters) -> Runtime:
@@ -134,6 +147,15 @@ async def _engine(config: Config, layer: Layer, clock: SystemClock, counted: Met
         runtime.serve, _runtime(config, containerd, pulled, clock, node_id, cgroups)
     )
     return engine
+
+
+async def _dns(config: Config, port: Listener, tasks: Tasks, engine: Runtime, layer: Layer) -> Dns:
+    """Names answer as the table has them."""
+    zone = Zone(TaskNames(tasks.table, engine.ip), engine.ip)
+    served: Dns = await layer(
+        dns_service.serve, zone, SystemRandom(), listens=[port], upstreams=config.dns_upstream
+    )
+    return served
 
 
 async def _containerd_socket(config: Config, layer: Layer) -> str:

@@ -32,7 +32,13 @@ def listener() -> Iterator[socket.socket]:
 
 
 def command(folder: Path, *options: str) -> list[str]:
-    return [f"--data-dir={folder / 'd'}", "--containerd=/no/such.sock", "--listen=127.0.0.1:0", *options]
+    return [
+        f"--data-dir={folder / 'd'}",
+        "--containerd=/no/such.sock",
+        "--listen=127.0.0.1:0",
+        "--dns-listen=127.0.0.1:0",
+        *options,
+    ]
 
 
 def run(
@@ -61,6 +67,15 @@ def everything(folder: Path) -> set[str]:
 def test_a_port_in_use(tmp_path: Path, listener: socket.socket) -> None:
     address = f"127.0.0.1:{listener.getsockname()[1]}"
     refused(run(tmp_path, f"--listen={address}"), f"{address} is in use", "--listen")
+    assert everything(tmp_path) == set()
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_port_of_dns_in_use(tmp_path: Path, kind: int) -> None:
+    with socket.socket(socket.AF_INET, kind) as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        refused(run(tmp_path, f"--dns-listen={address}"), f"{address} (DNS) is in use", "--dns-listen")
     assert everything(tmp_path) == set()
 
 

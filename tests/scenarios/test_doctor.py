@@ -63,6 +63,7 @@ def other(folder: Path, **said: str) -> list[str]:
         "data-dir": str(folder / "d"),
         "containerd": "embedded",
         "listen": f"127.0.0.1:{free_port()}",
+        "dns-listen": f"127.0.0.1:{free_port()}",
         **said,
     }
     return [f"--{name}={value}" for name, value in options.items()]
@@ -75,7 +76,9 @@ def test_a_node_that_is_well(node: Node) -> None:
     assert f"pid {node.pid}" in milld
     assert node.address in milld
     assert "milld's own" in one(found, "containerd", "ok")["found"]
-    assert f"127.0.0.1:{node.port} (the API) is this milld's" in one(found, "ports", "ok")["found"]
+    api, names = (finding["found"] for finding in found["ports"])
+    assert f"127.0.0.1:{node.port} (the API) is this milld's, pid {node.pid}" in api
+    assert f"127.0.0.1:{node.dns_port} (DNS) is this milld's, pid {node.pid}" in names
     for check in (
         "root",
         "node",

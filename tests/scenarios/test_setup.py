@@ -29,6 +29,7 @@ def options(folder: Path, **said: str) -> list[str]:
         "data-dir": str(folder / "d"),
         "containerd": "embedded",
         "listen": f"127.0.0.1:{free_port()}",
+        "dns-listen": f"127.0.0.1:{free_port()}",
         **said,
     }
     return [f"--{key.replace('_', '-')}={value}" for key, value in mine.items()]

@@ -8,12 +8,24 @@ from collections.abc import Iterator
 from contextlib import suppress
 from ipaddress import ip_address
 
+import attrs
+
 from mill.config import parse_address
 from mill.daemon.doctor.findings import Finding, ok, problem, warning
 from mill.daemon.doctor.host import Host, read
 
-TCP_LISTEN = "0A"
-"""The state in /proc/net/tcp (include/net/tcp_states.h)."""
+
+@attrs.frozen
+class Kind:
+    """A transport: the socket's type, its table in /proc/net, and the state of a listener there (include/net/tcp_states.h)."""
+
+    type: int
+    table: str
+    listens: str
+
+
+TCP = Kind(socket.SOCK_STREAM, "tcp", "0A")
+UDP = Kind(socket.SOCK_DGRAM, "udp", "07")
 NETLINK_NETFILTER = 12
 GET_GENERATION = (10 << 8) | 16
 """NFNL_SUBSYS_NFTABLES and NFT_MSG_GETGEN (linux/netfilter/nf_tables.h): the cheapest question that only nftables answers."""
@@ -26,40 +38,63 @@ NFT_ANSWER_S = 2.0
 NFT_ADVICE = "modprobe nf_tables; tasks of network host and none do without"
 
 
+@attrs.frozen
+class Port:
+    """An address that milld listens on, and the option that moves it."""
+
+    listen: str
+    use: str = "the API"
+    option: str = "--listen"
+    kinds: tuple[Kind, ...] = (TCP,)
+
+    def __str__(self) -> str:
+        return f"{self.listen} ({self.use})"
+
+
 def ports(host: Host) -> Iterator[Finding]:
-    listen = host.config.listen
-    why = _refusal(listen)
-    port = parse_address(listen)[1]
-    pid = listener_of(host, port) if why is not None else None
-    yield judge_port(listen, why, pid, host.milld_of(host.data_dir), _name_of(host, pid))
+    wanted = (
+        Port(host.config.listen),
+        Port(host.config.dns_listen, "DNS", "--dns-listen", (TCP, UDP)),
+    )
+    for port in wanted:
+        why, kind = None, TCP
+        for kind in port.kinds:
+            why = _refusal(port.listen, kind)
+            if why is not None:
+                break
+        pid = listener_of(host, parse_address(port.listen)[1], kind) if why is not None else None
+        yield judge_port(port, why, pid, host.milld_of(host.data_dir), _name_of(host, pid))
 
 
-def judge_port(listen: str, why: OSError | None, pid: int | None, milld: int | None, name: str) -> Finding:
+def judge_port(port: Port, why: OSError | None, pid: int | None, milld: int | None, name: str) -> Finding:
     """*why* it could not be bound, *pid* who listens there if that can be told, *milld* this data directory's."""
     if why is None:
-        return ok("ports", f"{listen} (the API) is free")
+        return ok("ports", f"{port} is free")
     if why.errno != errno.EADDRINUSE:
         return problem(
             "ports",
-            f"cannot listen on {listen}: {why.strerror}",
-            "give an address of this host with --listen",
+            f"cannot listen on {port.listen}: {why.strerror}",
+            f"give an address of this host with {port.option}",
         )
     if pid is not None and pid == milld:
-        return ok("ports", f"{listen} (the API) is this milld's, pid {pid}")
+        return ok("ports", f"{port} is this milld's, pid {pid}")
     who = f"pid {pid} ({name})" if pid is not None else "a process that cannot be seen from here"
     return problem(
         "ports",
-        f"{listen} (the API) is in use by {who}",
-        "stop what listens there, or choose another with --listen",
+        f"{port} is in use by {who}",
+        f"stop what listens there, or choose another with {port.option}",
     )
 
 
-def _refusal(listen: str) -> OSError | None:
+def _refusal(listen: str, kind: Kind) -> OSError | None:
     """Bound as milld would, but never listening: who comes at this moment is not in its way."""
     address, port = parse_address(listen)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(family, kind.type) as trial:
+        if (
+            kind is TCP
+        ):  # where it means that an old connection is in nobody's way; with UDP, that two may listen
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind((address, port))
         except OSError as error:
@@ -67,13 +102,13 @@ def _refusal(listen: str) -> OSError | None:
     return None
 
 
-def listener_of(host: Host, port: int) -> int | None:
+def listener_of(host: Host, port: int, kind: Kind) -> int | None:
     """A process that listens on *port*, by proc_net(5): the socket's inode, then who has it open."""
     inodes = {
         f"socket:[{words[9]}]"
-        for table in ("tcp", "tcp6")
+        for table in (kind.table, f"{kind.table}6")
         for line in read(host.proc / "net" / table).splitlines()[1:]
-        if (words := line.split())[3] == TCP_LISTEN and int(words[1].rpartition(":")[2], 16) == port
+        if (words := line.split())[3] == kind.listens and int(words[1].rpartition(":")[2], 16) == port
     }
     for pid, _ in host.processes() if inodes else ():
         with suppress(OSError), os.scandir(host.proc / str(pid) / "fd") as descriptors:

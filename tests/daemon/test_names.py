@@ -1,0 +1,51 @@
+"""Names as the table has them, for every network and at every status."""
+
+from typing import Any
+
+import attrs
+import pytest
+
+from mill.daemon.names import TaskNames
+from mill.dns.names import Name
+from mill.model import Network, Record, Size, Spec, Status, Task, Time, Times
+from mill.tasks.table import Table
+from tests.tasks.fakes import FakeRecords
+
+NODE = "192.0.2.1"
+
+
+def add(table: Table, id_: str, *, ip: str | None = None, **spec: Any) -> None:
+    said = Spec(image="busybox", name="web", memory=Size(1), **spec)
+    times = Times(Time(0.0))
+    table.add(Task(Record(id_, said, Status.STARTING, "n", "id", f"{id_}.mill:1", times, ip=ip)))
+
+
+@pytest.fixture
+def table() -> Table:
+    return Table(FakeRecords([]))
+
+
+def test_every_network_has_its_addresses(table: Table) -> None:
+    add(table, "on-host", network=Network.HOST, port=1)
+    add(table, "alone", network=Network.NONE, port=2)
+    names = TaskNames(table, NODE)
+    assert names.lookup("on-host") == Name((NODE,), 1)
+    assert names.lookup("alone") == Name((), 2)
+    assert names.lookup("nobody") is None
+
+
+def test_an_address_of_its_own_leads_back_to_its_task_and_the_nodes_to_none(table: Table) -> None:
+    add(table, "on-host", network=Network.HOST, ip=NODE)
+    add(table, "own", network=Network.NONE, ip="10.99.0.2")
+    names = TaskNames(table, NODE)
+    assert names.lookup("own") == Name(("10.99.0.2",), 8080)
+    assert [names.reverse(address) for address in (NODE, "10.99.0.2", "10.99.0.3")] == [None, "own", None]
+
+
+def test_a_task_that_has_ended_has_no_name_even_while_it_is_cleaned_up(table: Table) -> None:
+    add(table, "own", network=Network.NONE, ip="10.99.0.2")
+    live = table.get("own")
+    assert live is not None
+    live.task = attrs.evolve(live.task, record=attrs.evolve(live.task.record, status=Status.STOPPED))
+    names = TaskNames(table, NODE)
+    assert (names.lookup("own"), names.reverse("10.99.0.2")) == (None, None)
