@@ -20,7 +20,7 @@ from mill import checks
 from mill.convert import from_json
 from mill.errors import FieldError, SetupError
 from mill.model import Draft
-from mill.units import MIB, parse_duration, parse_resolvers, parse_size
+from mill.units import MIB, parse_address, parse_duration, parse_resolvers, parse_size
 
 DEFAULT_DATA_DIR = Path("/var/lib/mill")
 DEFAULT_LISTEN = "127.0.0.1:4400"
@@ -148,19 +148,6 @@ class Config:
     registries: Mapping[str, RegistryConfig] = attrs.field(factory=dict)
     rebuild_records: bool = False
     templates: Mapping[str, Draft] = attrs.field(factory=dict)
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """``127.0.0.1:4400``, ``[::1]:4400`` or ``:4400`` (all addresses) as (host, port); ValueError otherwise."""
-    host, colon, port = text.rpartition(":")
-    if not colon or re.fullmatch(r"[0-9]{1,5}", port) is None or int(port) > 65535:  # noqa: PLR2004 -- the last port
-        raise ValueError(f"{text!r} is not an address: write IP:PORT, such as {DEFAULT_LISTEN}")
-    host = host.removeprefix("[").removesuffix("]") or "0.0.0.0"
-    try:
-        ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError:
-        raise ValueError(f"{text!r} is not an address: {host!r} is no IP address") from None
-    return ("127.0.0.1" if host == "localhost" else host), int(port)
 
 
 def _text(value: object) -> str:

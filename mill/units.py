@@ -1,4 +1,4 @@
-"""Sizes, durations and addresses of resolvers as people write them. A leaf: knows nothing of Mill; everything that parses input calls it.
+"""Sizes, durations and addresses as people write them. A leaf: knows nothing of Mill; everything that parses input calls it.
 
 ``2G`` is 2 GiB, as with Docker and cgroups. Every function raises `ValueError` with a message that says what is accepted.
 """
@@ -94,6 +94,19 @@ def format_duration(seconds: float) -> str:
     if minutes:
         return f"{minutes}m"
     return f"{secs}s"
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """``127.0.0.1:4400``, ``[::1]:4400`` or ``:4400`` (all addresses) as (host, port); ValueError otherwise."""
+    host, colon, port = text.rpartition(":")
+    if not colon or re.fullmatch(r"[0-9]{1,5}", port) is None or int(port) > 65535:  # noqa: PLR2004 -- the last port
+        raise ValueError(f"{text!r} is not an address: write IP:PORT, such as 127.0.0.1:4400")
+    host = host.removeprefix("[").removesuffix("]") or "0.0.0.0"
+    try:
+        ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an address: {host!r} is no IP address") from None
+    return ("127.0.0.1" if host == "localhost" else host), int(port)
 
 
 def parse_resolvers(value: object) -> tuple[tuple[str, int], ...]:

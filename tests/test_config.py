@@ -15,12 +15,11 @@ from mill.config import (
     Config,
     RegistryConfig,
     load,
-    parse_address,
     parse_templates,
 )
 from mill.errors import SetupError
 from mill.model import Draft, Mount, Size
-from mill.units import GIB, MIB
+from mill.units import GIB, MIB, parse_address
 
 Write = Callable[[str], Path]
 

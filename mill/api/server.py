@@ -29,8 +29,9 @@ from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ConnectionSt
 from hypercorn.utils import parse_socket_addr
 
 from mill.api.problems import PROBLEM_TYPE, no_http
-from mill.config import API_CONNECTIONS, API_KEEP_ALIVE_S, API_WRITE_DEADLINE_S, parse_address
+from mill.config import API_CONNECTIONS, API_KEEP_ALIVE_S, API_WRITE_DEADLINE_S
 from mill.errors import SetupError
+from mill.units import parse_address
 
 DRAIN_S = 1.0
 """What requests under way may still take once milld leaves; followers are cut then and resume by their cursor."""

@@ -21,10 +21,10 @@ from typing import Any, Self
 
 import attrs
 
-from mill.config import parse_address
 from mill.dns.limits import RECEIVE_BUFFER_BYTES
 from mill.dns.upstream import Address
 from mill.errors import SetupError
+from mill.units import parse_address
 
 QUERY_BYTES = 4096
 """A name, and options: a datagram that is longer is no query."""

@@ -10,9 +10,9 @@ from ipaddress import ip_address
 
 import attrs
 
-from mill.config import parse_address
 from mill.daemon.doctor.findings import Finding, ok, problem, warning
 from mill.daemon.doctor.host import Host, read
+from mill.units import parse_address
 
 
 @attrs.frozen
