@@ -20,8 +20,8 @@ import trio
 
 from mill.convert import format_time, from_json, parse_time, to_json
 from mill.errors import Conflict, MillError, NoSpace, SetupError, Unavailable
-from mill.model import Draft, Owned, Record, Status, Task, Template
-from mill.tasks import journal
+from mill.model import Draft, Status, Task, Template
+from mill.tasks import journal, rows
 from mill.tasks.filter import Filter, Page, Position
 from mill.tasks.journal import Event
 
@@ -35,35 +35,6 @@ CHECKED_FIRST_BYTES = 16 * 1024 * 1024
 """A database up to this size is read whole before the start goes on (50 ms); a larger one while milld is at work."""
 RIDE_ALONG_S = 0.1
 """How long a write that nothing depends on waits for another's commit before it gets one of its own."""
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS tasks (
-    id TEXT PRIMARY KEY NOT NULL, created REAL NOT NULL, live INTEGER NOT NULL, status TEXT NOT NULL,
-    node TEXT NOT NULL, template TEXT, record TEXT NOT NULL, owned TEXT NOT NULL
-);
-CREATE INDEX IF NOT EXISTS tasks_by_age ON tasks (created, id);
-CREATE INDEX IF NOT EXISTS tasks_live ON tasks (live) WHERE live;
-CREATE INDEX IF NOT EXISTS tasks_by_end ON tasks (json_extract(record, '$.times.finished'), id) WHERE NOT live;
-CREATE TABLE IF NOT EXISTS templates (name TEXT PRIMARY KEY, draft TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-"""
-_PUT = """
-INSERT INTO tasks (id, created, live, status, node, template, record, owned) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-"""
-_PUT_OVER = (
-    _PUT + "ON CONFLICT (id) DO UPDATE SET live=excluded.live, status=excluded.status, "
-    "record=excluded.record, owned=excluded.owned"
-)
-_AMEND = "UPDATE tasks SET record = ? WHERE id = ?"
-
-_ENDED = "SELECT json_extract(record, '$.times.finished'), id FROM tasks WHERE NOT live"
-_BEHIND = """ AND json_extract(record, '$.times.finished') >= ?
-    AND (json_extract(record, '$.times.finished'), id) > (?, ?)"""  # the first half lets SQLite begin there
-_EXPIRED = """
-SELECT id FROM tasks WHERE NOT live AND json_extract(record, '$.times.finished') <= ?
-    AND (json_extract(owned, '$.ended.boot_id') IS NOT ? OR json_extract(owned, '$.ended.at_s') <= ?)
-    ORDER BY json_extract(record, '$.times.finished') LIMIT ?
-"""
 
 _HOW_TO_MEND = (
     "start milld with --rebuild-records to set it aside and go on with the tasks that containerd knows"
@@ -108,29 +79,29 @@ class Store:
 
     async def insert(self, task: Task) -> None:
         """A new task; `Conflict` when its id is known already."""
-        await self._write(_PUT, _row(task))
+        await self._write(rows.PUT, rows.row_of(task))
 
     async def put(self, task: Task) -> None:
         """The task as it stands now."""
-        await self._write(_PUT_OVER, _row(task), synced=task.record.status is not Status.RUNNING)
+        await self._write(rows.PUT_OVER, rows.row_of(task), synced=task.record.status is not Status.RUNNING)
 
     async def amend(self, task: Task) -> None:
         """What became known of a task that has ended, unless its row is gone. Shares the next commit that there is."""
         record = json.dumps(to_json(task.record))
-        await self._write(_AMEND, (record, task.record.id), synced=False, rides_along=True)
+        await self._write(rows.AMEND, (record, task.record.id), synced=False, rides_along=True)
 
     async def delete(self, task_id: str) -> None:
         """The task's row and its events."""
         await self._write("DELETE FROM tasks WHERE id = ?", (task_id,))
 
     async def get(self, task_id: str) -> Task | None:
-        rows = await self._read("SELECT record, owned FROM tasks WHERE id = ?", (task_id,))
-        return _readable(_task, rows[0]) if rows else None
+        found = await self._read("SELECT record, owned FROM tasks WHERE id = ?", (task_id,))
+        return _readable(rows.task_of, found[0]) if found else None
 
     async def live(self) -> list[Task]:
         """Every task that has not ended, oldest first: what adoption starts from."""
         sql = "SELECT record, owned FROM tasks WHERE live ORDER BY +created"  # +: by tasks_live, not by age
-        return [task for row in await self._read(sql, ()) if (task := _readable(_task, row))]
+        return [task for row in await self._read(sql, ()) if (task := _readable(rows.task_of, row))]
 
     async def ids(self, *, live: bool = False) -> set[str]:
         """Every id that is known, or of every task that has not ended, also of rows that cannot be read."""
@@ -144,27 +115,28 @@ class Store:
 
     async def page(self, wanted: Filter, after: Position | None, limit: int) -> Page:
         """Up to *limit* records, newest first, that come after (created, id) *after*."""
-        clauses, params = _where(wanted)
+        clauses, params = rows.where(wanted)
         if after is not None:
             clauses.append("(created, id) < (?, ?)")
             params.extend(after)
         where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
         sql = f"SELECT record, created, id FROM tasks {where} ORDER BY created DESC, id DESC LIMIT ?"  # noqa: S608 -- clauses are ours
-        return await self._read_as(lambda rows: _page(rows, limit), sql, (*params, limit + 1))
+        return await self._read_as(lambda found: _page(found, limit), sql, (*params, limit + 1))
 
     async def longest_ended(self, after: tuple[float, str] | None, limit: int) -> list[tuple[float, str]]:
         """(time of its end, id) of up to *limit* tasks that have ended, the longest-ended first, behind *after*."""
         behind, params = "", []
         if after is not None:
             finished = format_time(after[0])
-            behind, params = _BEHIND, [finished, finished, after[1]]
-        sql = f"{_ENDED}{behind} ORDER BY json_extract(record, '$.times.finished'), id LIMIT ?"
+            behind, params = rows.BEHIND, [finished, finished, after[1]]
+        sql = f"{rows.ENDED}{behind} ORDER BY json_extract(record, '$.times.finished'), id LIMIT ?"
         return [(parse_time(row[0]), row[1]) for row in await self._read(sql, (*params, limit)) if row[0]]
 
     async def expired(self, ended_before: float, limit: int, *, boot_id: str, at_s: float) -> list[str]:
         """Tasks that ended before that time; of those that ended in this boot, also before that point of its clock."""
         return [
-            row[0] for row in await self._read(_EXPIRED, (format_time(ended_before), boot_id, at_s, limit))
+            row[0]
+            for row in await self._read(rows.EXPIRED, (format_time(ended_before), boot_id, at_s, limit))
         ]
 
     async def events(self, after: int, upto: int, limit: int) -> list[Event]:
@@ -184,16 +156,16 @@ class Store:
         await self._write("DELETE FROM templates WHERE name = ?", (name,))
 
     async def templates(self) -> list[Template]:
-        rows = await self._read("SELECT name, draft FROM templates ORDER BY name", ())
-        return [Template(name, from_json(Draft, json.loads(draft))) for name, draft in rows]
+        found = await self._read("SELECT name, draft FROM templates ORDER BY name", ())
+        return [Template(name, from_json(Draft, json.loads(draft))) for name, draft in found]
 
     async def put_fact(self, name: str, value: str) -> None:
         """Something to remember of the node itself."""
         await self._write("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
     async def fact(self, name: str) -> str | None:
-        rows = await self._read("SELECT value FROM facts WHERE name = ?", (name,))
-        return rows[0][0] if rows else None
+        found = await self._read("SELECT value FROM facts WHERE name = ?", (name,))
+        return found[0][0] if found else None
 
     def leave(self) -> None:
         """No more writes; those that were asked for are still committed."""
@@ -332,7 +304,7 @@ def _open_both(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
             if why is not None:
                 raise SetupError(f"the database {path} is damaged ({why}): {_HOW_TO_MEND}")
             writer.execute("PRAGMA journal_mode = WAL")
-            writer.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {journal.SCHEMA} COMMIT;")
+            writer.executescript(f"BEGIN IMMEDIATE; {rows.SCHEMA} {journal.SCHEMA} COMMIT;")
             reader = _open(path)
         except sqlite3.Error as error:
             mend = "" if isinstance(error, sqlite3.OperationalError) else f": {_HOW_TO_MEND}"
@@ -351,55 +323,10 @@ def damage_of(connection: sqlite3.Connection) -> str | None:
     return None if found == "ok" else found.splitlines()[-1]  # the first line names the schema
 
 
-def _where(wanted: Filter) -> tuple[list[str], list[Any]]:
-    clauses: list[str] = []
-    params: list[Any] = []
-    if wanted.task is not None:
-        clauses.append("id = ?")
-        params.append(wanted.task)
-    if wanted.statuses:
-        clauses.append(f"status IN ({', '.join('?' * len(wanted.statuses))})")
-        params.extend(wanted.statuses)
-    if wanted.node is not None:
-        clauses.append("(node = ? OR json_extract(record, '$.node_id') = ?)")
-        params.extend((wanted.node, wanted.node))
-    if wanted.template is not None:
-        clauses.append("template = ?")
-        params.append(wanted.template)
-    for key, value in wanted.labels:
-        clauses.append(
-            "EXISTS (SELECT 1 FROM json_each(record, '$.spec.labels') WHERE key = ? AND value = ?)"
-        )
-        params.extend((key, value))
-    return clauses, params
-
-
-def _row(task: Task) -> tuple[Any, ...]:
-    record = task.record
-    return (
-        record.id,
-        parse_time(format_time(record.times.created)),  # as a page's last record tells it to the next page
-        not record.status.terminal,
-        str(record.status),
-        record.node,
-        record.template,
-        json.dumps(to_json(record)),
-        json.dumps(to_json(task.owned)),
-    )
-
-
-def _page(rows: list[tuple[str, float, str]], limit: int) -> Page:
+def _page(found: list[tuple[str, float, str]], limit: int) -> Page:
     """Out of the rows of a page and the one behind it; the next page is decided by rows, readable or not."""
-    records = [record for row in rows[:limit] if (record := _readable(_record, row))]
-    return Page(records, rows[limit - 1][1:] if len(rows) > limit else None)
-
-
-def _record(row: tuple[Any, ...]) -> Record:
-    return from_json(Record, json.loads(row[0]))
-
-
-def _task(row: tuple[Any, ...]) -> Task:
-    return Task(_record(row), from_json(Owned, json.loads(row[1])))
+    records = [record for row in found[:limit] if (record := _readable(rows.record_of, row))]
+    return Page(records, found[limit - 1][1:] if len(found) > limit else None)
 
 
 def _readable(read: Callable[[tuple[Any, ...]], T], row: tuple[Any, ...]) -> T | None:

@@ -14,9 +14,9 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mill import store as store_module
 from mill.model import Record, Status, Task
 from mill.store import Store
+from mill.tasks import rows
 from mill.tasks.filter import Filter
 from tests.tasks.scene import make_record, make_spec
 from tests.test_store import opened, put_all, task, trace
@@ -92,14 +92,14 @@ async def test_the_next_page_goes_on_where_the_last_ended_though_json_times_are_
 
 
 def fill(path: Path, count: int) -> None:
-    rows = [
-        store_module._row(
+    made = [
+        rows.row_of(
             task(f"web-{n:05d}", Status.STOPPED, created=float(n), spec=make_spec(labels={"n": str(n % 7)}))
         )
         for n in range(count)
     ]
     with closing(sqlite3.connect(path)) as other, other:
-        other.executemany(store_module._PUT, rows)
+        other.executemany(rows.PUT, made)
 
 
 async def best_of(times: int, call: Callable[[], Awaitable[object]]) -> float:

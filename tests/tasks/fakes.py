@@ -2,6 +2,8 @@
 
 Every call that matters leaves a line in one journal, so that a test can read the order of things. A fake container lives
 in its fake runtime and goes on while no milld looks, as the real one does.
+
+Over 400 lines because each fake needs the others' journal, and a test reads them as one world.
 """
 
 import json
