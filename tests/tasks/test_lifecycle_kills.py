@@ -200,7 +200,7 @@ async def test_what_sigkill_cannot_end_is_interrupted(scene: Scene) -> None:
     assert "stuck in the kernel" in str(live.record.message)
 
 
-async def test_a_kill_that_waits_for_a_change_that_a_full_disk_holds_can_be_left(scene: Scene) -> None:
+async def test_a_kill_does_not_wait_for_a_change_that_a_full_disk_holds(scene: Scene) -> None:
     """Else a milld that stops would wait for whoever asked, and he for a disk with space."""
     scene.runtime.images, scene.runtime.program = {BUSYBOX}, Program(5.0)
     async with scene.milld() as tasks:
@@ -208,8 +208,7 @@ async def test_a_kill_that_waits_for_a_change_that_a_full_disk_holds_can_be_left
         await tasks.wait(task_id, "running", 60.0)
         scene.records.failure = NoSpace("the disk is full")
         await trio.sleep(10.0)  # it has ended, and its end cannot be stored
-        with trio.move_on_after(3.0) as left:
+        with trio.fail_after(3.0):
             await tasks.kill(task_id, "alice", signal=None, grace=None)
-        assert left.cancelled_caught
         scene.records.failure = None
         assert (await tasks.wait(task_id, "terminal", 60.0)).reason is Reason.EXIT
