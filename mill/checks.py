@@ -9,6 +9,7 @@ import math
 import re
 import signal
 from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any, TypeVar
 
 from mill.errors import FieldError
@@ -26,6 +27,10 @@ MOST_TIMEOUT_S = 366 * 86400.0
 MOST_GRACE_S = 86400.0
 MOST_STRING_BYTES = 128 * 1024 - 1
 """The kernel's limit for one argument or environment string (execve(2): MAX_ARG_STRLEN)."""
+
+LEAST_MESH_PREFIX = 28
+"""The smallest range that is of use: 13 tasks on one node."""
+MESH_LINKS = ("vxlan", "routes", "auto")
 
 _LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?")
 _MOST_PORT = 65535
@@ -193,6 +198,18 @@ def check_port(_: object, field: Any, value: int | None) -> None:
         raise FieldError(field.name, f"{value} is not a port: write 1 to {_MOST_PORT}")
 
 
+def check_publish(_: object, field: Any, value: tuple[Any, ...] | None) -> None:
+    seen = set()
+    for index, published in enumerate(value or ()):
+        if published.host is not None and published.host in seen:
+            raise FieldError(f"{field.name}[{index}].host", f"port {published.host} is published twice")
+        seen.add(published.host)
+
+
+def check_task_port(owner: object, field: Any, value: int) -> None:
+    check_port(owner, field, value)
+
+
 @in_schema(pattern=f"^{_USER}$")
 def check_user(_: object, field: Any, value: str | None) -> None:
     if value is not None and re.fullmatch(_USER, value) is None:
@@ -248,3 +265,48 @@ def check_mount(mount: Any) -> None:
             raise FieldError("size", "only a tmpfs has a size")
     elif mount.source is not None:
         raise FieldError("source", "a tmpfs has no source")
+
+
+# -- the mesh, of milld's configuration -----------------------------------------------------------------------------
+
+
+def parse_mesh_range(value: object) -> IPv4Network:
+    """The addresses that tasks may have, or ValueError."""
+    text = str(value)
+    try:
+        network = IPv4Network(text)
+    except ValueError as error:
+        why = "it has host bits set" if "host bits" in str(error) else "write it as 10.99.0.0/16"
+        raise ValueError(f"{text!r} is not an IPv4 range: {why}") from None
+    if network.prefixlen > LEAST_MESH_PREFIX:
+        raise ValueError(f"{text!r} is too small: /{LEAST_MESH_PREFIX} is the least, a /16 holds 64 nodes")
+    if network.prefixlen == 0 or network.is_loopback or network.is_multicast or network.is_link_local:
+        raise ValueError(f"{text!r} cannot be given to tasks: choose a private range such as 10.99.0.0/16")
+    return network
+
+
+def parse_mesh_link(value: object) -> str:
+    if value not in MESH_LINKS:
+        raise ValueError(f"{value!r} is not one of {', '.join(MESH_LINKS)}")
+    return str(value)
+
+
+def parse_port(value: object) -> int:
+    text = str(value)
+    if re.fullmatch(r"[0-9]{1,5}", text) is None or not 1 <= int(text) <= _MOST_PORT:
+        raise ValueError(f"{value!r} is not a port: write 1 to {_MOST_PORT}")
+    return int(text)
+
+
+def check_underlay(_: object, field: Any, value: str) -> None:
+    try:
+        IPv4Address(value)
+    except ValueError:
+        raise FieldError(field.name, f"{value!r} is not an IPv4 address") from None
+
+
+def check_subnet(_: object, field: Any, value: str) -> None:
+    try:
+        IPv4Network(value)
+    except ValueError:
+        raise FieldError(field.name, f"{value!r} is no IPv4 network such as 10.99.4.0/22") from None

@@ -10,7 +10,7 @@ import re
 import ssl
 import tomllib
 from collections.abc import Callable, Mapping
-from ipaddress import ip_address
+from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,11 @@ DEFAULT_LOG_RETENTION_S = 86400.0
 """How long a task's logs and record are kept after its end."""
 LEAST_LOG_MAX_BYTES = MIB
 
+DEFAULT_MESH = IPv4Network("10.99.0.0/16")
+"""Where tasks of network mesh have their addresses: room for 64 nodes of 1021 tasks."""
+VXLAN_PORT = 4789
+"""What IANA gave to VXLAN (RFC 7348)."""
+
 
 _MIRROR = re.compile(
     r"(?:https?://)?(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?/?"
@@ -126,6 +131,14 @@ class RegistryConfig:
 
 
 @attrs.frozen
+class PeerConfig:
+    """``[peer.NAME]``: another node whose tasks are reached from here, known beforehand: its address, and its --mesh-subnet."""
+
+    address: str = attrs.field(validator=checks.check_underlay)
+    subnet: str = attrs.field(validator=checks.check_subnet)
+
+
+@attrs.frozen
 class Config:
     """One milld's setup, complete. `cpu` and `memory` None: what the host has, less the reserve."""
 
@@ -145,6 +158,11 @@ class Config:
     log_retention_secs: float = DEFAULT_LOG_RETENTION_S
     dns_listen: str = DEFAULT_DNS_LISTEN
     dns_upstream: tuple[tuple[str, int], ...] = ()
+    mesh_cidr: IPv4Network = DEFAULT_MESH
+    mesh_subnet: IPv4Network | None = None
+    mesh_link: str = "vxlan"
+    mesh_port: int = VXLAN_PORT
+    peers: Mapping[str, PeerConfig] = attrs.field(factory=dict)
     registries: Mapping[str, RegistryConfig] = attrs.field(factory=dict)
     rebuild_records: bool = False
     templates: Mapping[str, Draft] = attrs.field(factory=dict)
@@ -252,6 +270,16 @@ OPTIONS: Mapping[str, tuple[Callable[[object], Any], str]] = {
         "resolvers for all names but .mill, IP[:PORT], separated by commas (default: the host's resolv.conf)",
     ),
     "advertise": (_advertise, "the IP address that others reach this node by"),
+    "mesh_cidr": (
+        _mesh_cidr,
+        "the range that all nodes' tasks have their addresses of (default: 10.99.0.0/16)",
+    ),
+    "mesh_subnet": (checks.parse_mesh_range, "this node's part of it (default: the first /22 that is free)"),
+    "mesh_link": (
+        _mesh_link,
+        "to other nodes' tasks: vxlan, routes (nodes on one link), or auto (default: vxlan)",
+    ),
+    "mesh_port": (checks.parse_port, "UDP port of the VXLAN (default: 4789)"),
     "cpu": (_cpu, "cores this node offers (default: what it has, less a reserve)"),
     "memory": (_memory, "memory this node offers (default: what it has, less a reserve)"),
     "log_max_bytes": (
@@ -316,10 +344,15 @@ def _from_file(path: Path) -> dict[str, Any]:
             values["templates"] = _templates(value, text, str(path))
         elif key == "registry":
             values["registries"] = _registries(value, text, str(path))
+        elif key == "peer":
+            pairs = _named(value, "peer", text, str(path))
+            values["peers"] = {
+                name: _table(PeerConfig, "peer", name, table, text, str(path)) for name, table in pairs
+            }
         elif option in OPTIONS:
             values[option] = _parsed(option, value, f"{path}:{_line_of(text, [key])}: {key}")
         else:
-            known = ", ".join((*OPTIONS, "[task.NAME]", '[registry."HOST"]'))
+            known = ", ".join((*OPTIONS, "[task.NAME]", '[registry."HOST"]', "[peer.NAME]"))
             raise SetupError(f"{path}:{_line_of(text, [key])}: unknown key {key!r}; known are: {known}")
     return values
 

@@ -49,6 +49,7 @@ class Reason(StrEnum):
 
 
 class Network(StrEnum):
+    MESH = "mesh"
     HOST = "host"
     NONE = "none"
 
@@ -78,6 +79,14 @@ class Mount:
         checks.check_mount(self)
 
 
+@attrs.frozen
+class Publish:
+    """A port of a task that the node's own address leads to too. `host` None: a free one, which the record then names."""
+
+    port: int = attrs.field(validator=checks.check_task_port)
+    host: int | None = attrs.field(default=None, validator=checks.check_port)
+
+
 DEFAULT_CPU = 0.25
 DEFAULT_MEMORY_BYTES = 256 * MIB
 DEFAULT_TIMEOUT_S = 3600.0
@@ -103,7 +112,8 @@ class Spec:
     labels: Mapping[str, str] = attrs.field(factory=dict)
     user: str | None = None
     workdir: str | None = None
-    network: Network = Network.HOST
+    network: Network = Network.MESH
+    publish: tuple[Publish, ...] = ()
     stop_signal: str | None = None
     grace: Duration = Duration(DEFAULT_GRACE_S)
     pull: PullPolicy = PullPolicy.MISSING
@@ -136,6 +146,7 @@ class Draft:
     user: str | None = attrs.field(default=None, validator=checks.check_user)
     workdir: str | None = attrs.field(default=None, validator=checks.check_path)
     network: Network | None = None
+    publish: tuple[Publish, ...] | None = attrs.field(default=None, validator=checks.check_publish)
     stop_signal: str | None = attrs.field(default=None, validator=checks.check_stop_signal)
     grace: Duration | None = attrs.field(default=None, validator=checks.check_grace)
     pull: PullPolicy | None = None

@@ -35,6 +35,8 @@ def _of_all(found: Blueprint, core: Core) -> None:
         Query().done()
         record = await core.tasks.spawn(await json_body(SpawnRequest), core.templates.drafts())
         said = {"id": record.id, "address": record.address, "node": record.node, "status": record.status}
+        if record.spec.publish:
+            said["publish"] = to_json(record.spec.publish)
         answer = json_answer(said, 201)
         answer.headers["Location"] = f"/v1/tasks/{record.id}"
         return answer

@@ -12,6 +12,7 @@ from mill.model import (
     NodeState,
     NodeStatus,
     NodeView,
+    Publish,
     PullProgress,
     Record,
     Stats,
@@ -188,6 +189,7 @@ def _spec_pairs(record: Record) -> Pairs:
         ("workdir", spec.workdir or ""),
         ("network", str(spec.network)),
         ("port", str(spec.port)),
+        ("published", ", ".join(published(one) for one in spec.publish)),
         ("timeout", format_duration(spec.timeout)),
         ("pull timeout", format_duration(spec.pull_timeout)),
         ("pull", str(spec.pull)),
@@ -197,6 +199,11 @@ def _spec_pairs(record: Record) -> Pairs:
         ("read-only", "yes" if spec.read_only else ""),
         ("init", "yes" if spec.init else ""),
     ]
+
+
+def published(one: Publish) -> str:
+    """As ``-p`` has it: ``8000:8080``."""
+    return f"{one.host}:{one.port}"
 
 
 def words(args: Sequence[str]) -> str:

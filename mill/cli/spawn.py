@@ -9,7 +9,7 @@ import trio
 
 from mill.cli import connect, ends, failure, progress
 from mill.cli.output import show_json, show_pairs
-from mill.cli.render import printable
+from mill.cli.render import printable, published
 from mill.cli.spec_options import SpecCommand, request_from, spec_options
 from mill.client import Client, Spawned, calls
 from mill.errors import MillError
@@ -69,6 +69,8 @@ def _show(spawned: Spawned, answer: Any, *, as_json: bool) -> None:
         show_json(answer)
         return
     pairs = [("id", spawned.id), ("address", spawned.address), ("status", str(spawned.status))]
+    if spawned.publish:
+        pairs.append(("published", ", ".join(published(one) for one in spawned.publish)))
     show_pairs([(key, printable(value)) for key, value in pairs])
 
 

@@ -46,7 +46,7 @@ OPTIONS = (
     click.option("-m", "--memory", metavar="SIZE", help="Reserved, and the limit: 512M, 2G (default 256M)."),
     click.option("--timeout", metavar="TIME", help="Longest run: 90s, 30m, 2h (default 1h)."),
     click.option("--pull-timeout", metavar="TIME", help="Longest pull of the image (default 10m)."),
-    click.option("-p", "--port", type=int, help="Where the task listens (default 8080)."),
+    click.option("--port", type=int, help="Where the task listens (default 8080)."),
     click.option("-l", "--label", "labels", metavar="KEY=VALUE", multiple=True, help="To find it by."),
     click.option("-u", "--user", metavar="USER[:GROUP]", help="By name or number (default: the image's)."),
     click.option("-w", "--workdir", metavar="DIR", help="Made if missing (default: the image's)."),
@@ -54,7 +54,14 @@ OPTIONS = (
         "--network",
         metavar="MODE",
         shell_complete=complete.one_of(*Network),
-        help="host or none (default host).",
+        help="mesh, host or none (default mesh).",
+    ),
+    click.option(
+        "-p",
+        "--publish",
+        metavar="[HOST:]PORT",
+        multiple=True,
+        help="A port of the node that leads to PORT of the task; without HOST: a free one.",
     ),
     click.option(
         "--stop-signal", metavar="SIGNAL", help="What ends it gently (default: the image's, or TERM)."
@@ -126,6 +133,7 @@ def request_from(task: str | None, said: Mapping[str, Any], environ: Mapping[str
         fields["command"] = _words(said["command"])
     fields["env"] = {**_env_files(said["env_file"], environ), **_env(said["env"], "--env", environ)} or None
     fields["labels"] = dict(_pair(text, "--label") for text in said["labels"]) or None
+    fields["publish"] = [_published(text) for text in said["publish"]] or None
     mounts = [_mount(text) for text in said["mounts"]] + [_tmpfs(text) for text in said["tmpfs"]]
     fields["mounts"] = mounts or None
     try:
@@ -134,7 +142,7 @@ def request_from(task: str | None, said: Mapping[str, Any], environ: Mapping[str
         raise click.UsageError(f"{_option(error.field)}: {error.message}") from None
 
 
-_OWN = {"command", "env", "env_file", "labels", "mounts", "tmpfs"}
+_OWN = {"command", "env", "env_file", "labels", "mounts", "publish", "tmpfs"}
 _NAMES = {"labels": "--label", "mounts": "--mount", "args": "ARGS", "task": "TASK"}
 
 
@@ -222,6 +230,13 @@ def _mount(text: str) -> dict[str, Any]:
     if "target" not in mount:
         raise click.UsageError(f"--mount: {text!r} names no target")
     return mount
+
+
+def _published(text: str) -> dict[str, Any]:
+    host, colon, port = text.rpartition(":")
+    if not port.isdecimal() or (colon and not host.isdecimal()):
+        raise click.UsageError(f"--publish: {text!r} is not PORT or HOST:PORT, two numbers")
+    return {"port": int(port), **({"host": int(host)} if colon else {})}
 
 
 def _tmpfs(text: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from mill.model import (
     Mount,
     NodeStatus,
     NodeView,
+    Publish,
     PullRequest,
     Record,
     SpawnRequest,
@@ -52,6 +53,7 @@ class Spawned:
     address: str
     node: str
     status: Status
+    publish: tuple[Publish, ...] = ()
 
 
 @attrs.frozen
@@ -79,6 +81,7 @@ class DraftFields(TypedDict, total=False):
     user: str
     workdir: str
     network: str
+    publish: Iterable[Publish | Mapping[str, Any]]
     stop_signal: str
     grace: float | str
     pull: str

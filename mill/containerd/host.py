@@ -15,9 +15,13 @@ from mill.containerd.oci import platform_of
 from mill.containerd.spec import CAPABILITIES, OPEN_FILES_HARD_MOST, Host, User
 from mill.errors import StartError
 from mill.model import Mount, MountType, Network, Spec
+from mill.tasks.ports import Attachment
 
 INIT_PROGRAMS = ("docker-init", "tini-static", "catatonit", "tini")
 """Static ones first: the program must run in an image without libraries."""
+
+ADDRESS_NAME = "address"
+"""Beside the files of a task in the mesh; the network looks for it after a restart."""
 
 _LOOPBACK = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
@@ -41,15 +45,23 @@ def describe(machine: str, cgroups: Cgroups, annotations: Mapping[str, str] | No
     )
 
 
-def write_files(folder: Path, task_id: str, spec: Spec, ip: str) -> None:
-    """The task's own hosts, resolv.conf and hostname in *folder*; blocks."""
+def write_files(folder: Path, task_id: str, spec: Spec, ip: str, place: Attachment | None = None) -> None:
+    """The task's own hosts, resolv.conf and hostname in *folder*; blocks. *ip* is the node's, *place* a task's in the mesh.
+
+    The address goes into a file of its own too, by which the next milld knows who holds it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     hosts = _LOOPBACK
     if spec.network is Network.HOST:
         hosts = _read("/etc/hosts") or _LOOPBACK
     own_ip = ip if spec.network is Network.HOST else "127.0.0.1"
+    resolv = _read("/etc/resolv.conf")
+    if place is not None:
+        own_ip = place.ip
+        resolv = resolv if place.nameserver is None else f"nameserver {place.nameserver}\n"
+        _write(folder / ADDRESS_NAME, f"{place.ip}\n")
     _write(folder / "hosts", f"{hosts.rstrip()}\n{own_ip}\t{task_id}\n")
-    _write(folder / "resolv.conf", _read("/etc/resolv.conf"))
+    _write(folder / "resolv.conf", resolv)
     _write(folder / "hostname", f"{task_id}\n")
 
 
@@ -73,7 +85,7 @@ def _resolved(mount: Mount, allowed: tuple[str, ...]) -> Mount:
     return attrs.evolve(mount, source=str(real))
 
 
-def with_files(host: Host, folder: Path, cgroup_path: str) -> Host:
+def with_files(host: Host, folder: Path, cgroup_path: str, namespace: str | None = None) -> Host:
     """*host* as one task sees it: its cgroup, and the files that `write_files` puts into *folder*."""
     return attrs.evolve(
         host,
@@ -81,6 +93,7 @@ def with_files(host: Host, folder: Path, cgroup_path: str) -> Host:
         hosts_file=str(folder / "hosts"),
         resolv_file=str(folder / "resolv.conf"),
         hostname_file=str(folder / "hostname"),
+        network_namespace=namespace,
     )
 
 

@@ -33,10 +33,10 @@ from mill.containerd.session import Session
 from mill.containerd.spec import CPU_PERIOD_US, Host, build, cpu_quota_us, environment
 from mill.containerd.together import finishing, together
 from mill.convert import to_json
-from mill.errors import Interrupted
+from mill.errors import Interrupted, StartError
 from mill.model import Network, PullProgress, Spec, Stats, Status, Task, Time, Usage
 from mill.tasks.marks import Marks
-from mill.tasks.ports import Clock, OpenPipes
+from mill.tasks.ports import Attachment, Clock, Mesh, OpenPipes
 
 SPEC_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 RESOURCES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
@@ -72,6 +72,7 @@ class Runtime:
     allow_mounts: tuple[str, ...]
     _host: Host
     _running: Running
+    _mesh: Mesh | None = None
     _looks: Looks = attrs.field(factory=Looks)
     _found: dict[str, tuple[float, LocalImage]] = attrs.field(factory=dict)
     _found_changes: int = 0
@@ -146,11 +147,12 @@ class Runtime:
             self._folder(task_id),
             _stop_signal(spec.stop_signal or image.config.stop_signal),
         )
-        record = partial(self._create_record, task, spec, image, stop_signal)
+        place = await self._place(task_id, spec)
+        record = partial(self._create_record, task, spec, image, stop_signal, place)
         first: list[Callable[[], Awaitable[Any]]] = [
             partial(self._snapshot, task_id, image, folder, marks),
             open_pipes,
-            partial(trio.to_thread.run_sync, write_files, folder, task_id, spec, self.ip),
+            partial(trio.to_thread.run_sync, write_files, folder, task_id, spec, self.ip, place),
         ]
         if _look_of(image) in self._looks.seen:
             mounts, pipes, *_ = await together(*first, record)
@@ -164,11 +166,23 @@ class Runtime:
             ),
         )
         marks.container_made = self.clock.now()
+        if self._mesh is not None:
+            self._mesh.entered(task_id)
         await self._limit_cpu(task_id, cpu_quota_us(spec.cpu))
         await pipes.wait_held()
         return lambda started: self._container(task_id, started, stop_signal, spec, created.pid)
 
-    async def _config(self, task: Task, spec: Spec, image: LocalImage) -> dict[str, Any]:
+    async def _place(self, task_id: str, spec: Spec) -> Attachment | None:
+        """Of a task in the mesh: a network namespace with an address."""
+        if spec.network is not Network.MESH:
+            return None
+        if self._mesh is None:
+            raise StartError("runtime", "this node has no mesh network: spawn with --network host or none")
+        return await self._mesh.attach(task_id)
+
+    async def _config(
+        self, task: Task, spec: Spec, image: LocalImage, place: Attachment | None
+    ) -> dict[str, Any]:
         """The container's config.json; its image was looked into. *spec* is the record's, mounts resolved."""
         task_id, seen = task.record.id, self._looks.seen[_look_of(image)]
         user = users.resolve(spec.user or image.config.user, seen.accounts)
@@ -179,7 +193,8 @@ class Runtime:
             "MILL_TASK_NODE": self.node_name,
         }
         env = environment(task_id, image.config, user, own, task.owned.env)
-        host = with_files(self._host, self._folder(task_id), self.cgroups.asked(task_id))
+        namespace = place.namespace if place else None
+        host = with_files(self._host, self._folder(task_id), self.cgroups.asked(task_id), namespace)
         binds = volumes.binds(seen.folders, spec, str(self._folder(task_id)))
         if binds:
             await trio.to_thread.run_sync(make_folders, binds, user)
@@ -220,9 +235,11 @@ class Runtime:
             await self.clean_up(task_id)
             return list((await self.session.call(rpcs.SNAPSHOTS_PREPARE, request)).mounts)
 
-    async def _create_record(self, task: Task, spec: Spec, image: LocalImage, stop_signal: int) -> None:
+    async def _create_record(
+        self, task: Task, spec: Spec, image: LocalImage, stop_signal: int, place: Attachment | None
+    ) -> None:
         """The container's record in containerd; it carries ours, so that the records can be rebuilt without SQLite."""
-        config = json.dumps(await self._config(task, spec, image)).encode()
+        config = json.dumps(await self._config(task, spec, image, place)).encode()
         kept = json.dumps({"record": to_json(task.record), "owned": to_json(task.owned)}).encode()
         container = containers_pb2.Container(
             id=task.record.id,
@@ -259,7 +276,7 @@ class Runtime:
     ) -> TaskContainer:
         meter = self.cgroups.meter(task_id)
         meter.keep()
-        ip = self.ip if spec.network is Network.HOST else None
+        ip = self.ip if spec.network is Network.HOST else self._mesh.ip_of(task_id) if self._mesh else None
         container = TaskContainer(task_id, started, stop_signal, meter, self.session, self._has_deleted, ip)
         if pid:
             self._running.add(container, spec.memory)
@@ -322,6 +339,8 @@ class Runtime:
         self._running.forget(task_id)
         deleted = task_id in self._deleted
         why = await cleaning.clean_up(self.session, self.cgroups, self._folder(task_id), deleted=deleted)
+        if why is None and self._mesh is not None:
+            self._mesh.detach(task_id)
         if why is None:
             self._deleted.discard(task_id)
         return why

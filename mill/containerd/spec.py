@@ -64,6 +64,7 @@ class Host:
     resolv_file: str
     hostname_file: str
     volumes: tuple[tuple[str, str], ...] = ()
+    network_namespace: str | None = None
     seccomp: Mapping[str, Any] | None = None
     init: str | None = None
     swap_limit: bool = True
@@ -178,13 +179,11 @@ def _capability_sets(user: User) -> tuple[str, ...]:
 
 def _linux(spec: Spec, host: Host) -> dict[str, Any]:
     namespaces = ["pid", "ipc", "uts", "mount"]
-    if spec.network is Network.NONE:
-        namespaces.append("network")
     if host.cgroup_v2:
         namespaces.append("cgroup")
     linux: dict[str, Any] = {
         "cgroupsPath": host.cgroup_path,
-        "namespaces": [{"type": kind} for kind in namespaces],
+        "namespaces": [{"type": kind} for kind in namespaces] + _network(spec, host),
         "maskedPaths": list(_MASKED),
         "readonlyPaths": list(_READ_ONLY),
         "resources": _resources(spec, host),
@@ -194,6 +193,14 @@ def _linux(spec: Spec, host: Host) -> dict[str, Any]:
     if host.seccomp is not None:
         linux["seccomp"] = host.seccomp
     return linux
+
+
+def _network(spec: Spec, host: Host) -> list[dict[str, str]]:
+    """The host's, a new one that is empty, or the one that was made ready for the task."""
+    if spec.network is Network.HOST:
+        return []
+    own = {"type": "network"}
+    return [own if host.network_namespace is None else {**own, "path": host.network_namespace}]
 
 
 def _resources(spec: Spec, host: Host) -> dict[str, Any]:

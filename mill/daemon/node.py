@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from random import SystemRandom
 from socket import socket as Socket  # noqa: N812 -- a class
@@ -50,6 +51,9 @@ from mill.logs import retention
 from mill.logs import store as log_store
 from mill.logs.store import Logs
 from mill.model import NodeStatus
+from mill.network import service as network
+from mill.network.addresses import Peer
+from mill.network.service import Mesh
 from mill.security.tokens import ADMIN, Tokens, hash_of, read_or_make
 from mill.store import Store
 from mill.store import serve as serve_store
@@ -94,11 +98,12 @@ async def serve_node(
 
         sock, dns_port = _bind(config, layers)
         counted: Meters = await layer(meters.serve)
-        engine = await _engine(config, layer, clock, counted)
+        mesh: Mesh = await layer(network.serve, _mesh(config))
+        engine = await _engine(config, layer, clock, counted, mesh)
         store = await _store(config, clock, layer)
         logs: Logs = await layer(log_store.serve, config.data_dir, clock.now)
         me = Identity(engine.node_id, engine.node_name, engine.ip, config.allow_mounts)
-        world = World(engine, logs, clock, trio.CapacityLimiter(_starts_at_once()))
+        world = World(engine, logs, clock, trio.CapacityLimiter(_starts_at_once()), mesh)
         capacity = host.capacity_of(config)
         await rebuild.rebuild(store, engine.session, engine.node_id, told=config.rebuild_records)
         room = Room(config.data_dir, lambda: engine.session.features.stores, clock.boottime)
@@ -128,7 +133,7 @@ def _bind(config: Config, layers: AsyncExitStack) -> tuple[Socket, Listener]:
     return sock, layers.enter_context(dns_listener.bind(config.dns_listen))
 
 
-async def _engine(config: Config, layer: Layer, clock: SystemClock, counted: Meters) -> Runtime:
+async def _engine(config: Config, layer: Layer, clock: SystemClock, counted: Meters, mesh: Mesh) -> Runtime:
     """containerd, and what makes tasks of its containers."""
     cgroups = _cgroups(config)
     socket = await _containerd_socket(config, layer)
@@ -144,7 +149,7 @@ async def _engine(config: Config, layer: Layer, clock: SystemClock, counted: Met
         max_bytes=config.image_max_bytes,
     )
     engine: Runtime = await layer(
-        runtime.serve, _runtime(config, containerd, pulled, clock, node_id, cgroups)
+        runtime.serve, _runtime(config, containerd, pulled, clock, node_id, cgroups, mesh)
     )
     return engine
 
@@ -185,6 +190,23 @@ def _cgroups(config: Config) -> Cgroups:
     return found
 
 
+def _mesh(config: Config) -> network.Setup:
+    """What the configuration says of the network."""
+    peers = (
+        Peer(name, IPv4Address(peer.address), IPv4Network(peer.subnet)) for name, peer in config.peers.items()
+    )
+    return network.Setup(
+        node_id=datadir.node_id(config.data_dir),
+        data_dir=config.data_dir,
+        range=config.mesh_cidr,
+        underlay=host.address_of(config),
+        subnet=config.mesh_subnet,
+        link=config.mesh_link,
+        port=config.mesh_port,
+        peers=tuple(peers),
+    )
+
+
 def _runtime(
     config: Config,
     containerd: Session,
@@ -192,6 +214,7 @@ def _runtime(
     clock: SystemClock,
     node_id: str,
     cgroups: Cgroups,
+    mesh: Mesh,
 ) -> Runtime:
     own = NodeCgroups(cgroups, node_id[:8], config.systemd_cgroup)
     return Runtime(
@@ -207,6 +230,7 @@ def _runtime(
         allow_mounts=config.allow_mounts,
         host=containerd_host.describe(platform.machine(), cgroups, own.annotations),
         running=Running(clock),
+        mesh=mesh,
     )
 
 

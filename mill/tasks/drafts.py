@@ -13,7 +13,7 @@ import attrs
 from mill.checks import NAME_LENGTH, is_label
 from mill.containerd import reference
 from mill.errors import FieldError
-from mill.model import Draft, MountType, SpawnRequest, Spec
+from mill.model import Draft, MountType, Network, SpawnRequest, Spec
 
 SUFFIX_LENGTH = 4
 SUFFIX_ALPHABET = string.ascii_lowercase + string.digits
@@ -51,6 +51,11 @@ def finish(draft: Draft, *, allow_mounts: tuple[str, ...]) -> Spec:
     for index, mount in enumerate(draft.mounts or ()):
         if mount.type is MountType.BIND:
             _check_allowed(f"mounts[{index}].source", mount.source or "", allow_mounts)
+    if draft.publish and draft.network not in {None, Network.MESH}:
+        text = (
+            f"a task of network {draft.network} has no address to lead to: leave it out, or use network mesh"
+        )
+        raise FieldError("publish", text)
     said = {k: v for k, v in attrs.asdict(draft, recurse=False).items() if v is not None}
     said["name"] = draft.name or label_of(image.repository)
     return Spec(**said)

@@ -18,7 +18,7 @@ from mill.config import KILL_TIMEOUT_S, START_TIMEOUT_S
 from mill.errors import Interrupted, NoSpace, PullError, RuntimeFault, StartError
 from mill.model import Deadline, Ended, Exit, Kill, Status
 from mill.tasks.marks import Marks
-from mill.tasks.ports import Clock, Container, Logs, Runtime
+from mill.tasks.ports import Clock, Container, Logs, Mesh, Runtime
 from mill.tasks.states import faulted, judge, killed_before_start, to_end, to_running, to_starting
 from mill.tasks.table import RETRY_COMMIT_S, LiveTask
 
@@ -29,12 +29,13 @@ log = structlog.get_logger()
 
 @attrs.frozen
 class World:
-    """What a life needs: the runtime, the log store, the clocks, and the right to start (a few containers at once)."""
+    """What a life needs: the runtime, the log store, the clocks, the network, and the right to start (a few containers at once)."""
 
     runtime: Runtime
     logs: Logs
     clock: Clock
     starting: trio.CapacityLimiter
+    mesh: Mesh
 
 
 async def run_task(live: LiveTask, world: World, *, adopted: bool = False) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import attrs
+
 from mill.model import Exit, PullProgress, Spec, Stats, Task, Time, Usage
 from mill.tasks.filter import Filter, Page, Position
 from mill.tasks.journal import Event
@@ -138,6 +140,43 @@ class Container(Protocol):
 
     async def delete(self) -> None:
         """Remove it from the runtime, killing what still runs, so that its pipes have no writer any more; idempotent."""
+
+
+@attrs.frozen
+class Attachment:
+    """A task's place in the network: its address, its namespace as the OCI runtime finds it, who answers its names."""
+
+    ip: str
+    namespace: str
+    nameserver: str | None = None
+
+
+class Mesh(Protocol):
+    """The node's network. All but `attach` is instant."""
+
+    def reserve(self, task_id: str, spec: Spec) -> Spec:
+        """Room for a task to be, its published ports taken and named. `NoCapacity`, `Unavailable`, `Conflict`, `FieldError`."""
+
+    def rename(self, task_id: str, other: str) -> None:
+        """The task that is to be gets another id."""
+
+    def adopt(self, task_id: str, spec: Spec) -> None:
+        """A task that is there already holds what it holds."""
+
+    def release(self, task_id: str) -> None:
+        """The task is over and cleaned up after, or will not be."""
+
+    async def attach(self, task_id: str) -> Attachment:
+        """A namespace with an address for the task; `StartError`."""
+
+    def entered(self, task_id: str) -> None:
+        """The task's container is in its namespace, which from now on lives as long as that."""
+
+    def ip_of(self, task_id: str) -> str | None:
+        """The task's address, also after a restart."""
+
+    def detach(self, task_id: str) -> None:
+        """The task's container and files are gone; idempotent."""
 
 
 class Runtime(Protocol):

@@ -93,9 +93,10 @@ class Tasks:
         )
         self.ledger.reserve(task_id, asked)
         try:
+            spec = self._world.mesh.reserve(task_id, spec)
             image = None if _asks_anew(spec) else await self._world.runtime.find_image(spec)
         except BaseException:
-            self.ledger.release(task_id)
+            self._release(task_id)
             raise
         status = Status.PULLING if image is None else Status.STARTING
         live = self.table.add(await self._record(task_id, spec, template, status, created), image)
@@ -114,12 +115,17 @@ class Tasks:
                 other = new_id(spec.name, self._choice, self.ledger.reservations.__contains__)
                 self.ledger.adopt(other, Resources(spec.cpu, spec.memory))
                 self.ledger.release(task_id)
+                self._world.mesh.rename(task_id, other)
                 task_id = other
             except BaseException:
-                self.ledger.release(task_id)
+                self._release(task_id)
                 raise
             else:
                 return task
+
+    def _release(self, task_id: str) -> None:
+        self.ledger.release(task_id)
+        self._world.mesh.release(task_id)
 
     def _first(self, task_id: str, spec: Spec, template: str | None, status: Status, created: Time) -> Task:
         clock = self._world.clock
@@ -234,6 +240,7 @@ class Tasks:
         tasks = await self._store.live()
         for task in tasks:
             self.ledger.adopt(task.record.id, Resources(task.record.spec.cpu, task.record.spec.memory))
+            self._world.mesh.adopt(task.record.id, task.record.spec)
             live = self.table.add(task)
             if task.owned.kill is not None:
                 live.kill_scope.cancel()
@@ -268,6 +275,7 @@ class Tasks:
         self.ledger.release(live.id)
         self.table.drop(live.id)
         await self._clean_up(live.id)
+        self._world.mesh.release(live.id)
         await self._cleaned(live)
 
     async def _cleaned(self, live: LiveTask) -> None:
