@@ -1,7 +1,8 @@
 """How one milld is set up: options, their three sources, and the templates of the file. A leaf.
 
 Flags win over the environment (``MILL_<OPTION>``), the environment over the file (``--config``, TOML). Whatever is wrong
-is a `SetupError` of one line that names the option, the variable, or the file with its line.
+is a `SetupError` of one line that names the option, the variable, or the file with its line. Over 400 lines because every
+option and every tunable has its one place here.
 """
 
 import math
@@ -271,12 +272,12 @@ OPTIONS: Mapping[str, tuple[Callable[[object], Any], str]] = {
     ),
     "advertise": (_advertise, "the IP address that others reach this node by"),
     "mesh_cidr": (
-        _mesh_cidr,
+        checks.parse_mesh_range,
         "the range that all nodes' tasks have their addresses of (default: 10.99.0.0/16)",
     ),
     "mesh_subnet": (checks.parse_mesh_range, "this node's part of it (default: the first /22 that is free)"),
     "mesh_link": (
-        _mesh_link,
+        checks.parse_mesh_link,
         "to other nodes' tasks: vxlan, routes (nodes on one link), or auto (default: vxlan)",
     ),
     "mesh_port": (checks.parse_port, "UDP port of the VXLAN (default: 4789)"),

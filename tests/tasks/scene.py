@@ -33,6 +33,7 @@ from tests.tasks.fakes import (
     EPOCH,
     FakeClock,
     FakeLogs,
+    FakeMesh,
     FakeRecords,
     FakeRoom,
     FakeRuntime,
@@ -74,6 +75,7 @@ class Scene:
     records: FakeRecords = attrs.field(init=False)
     logs: FakeLogs = attrs.field(init=False)
     runtime: FakeRuntime = attrs.field(init=False)
+    mesh: FakeMesh = attrs.field(factory=FakeMesh)
     world: World = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -81,7 +83,7 @@ class Scene:
         self.logs = FakeLogs(self.journal)
         self.runtime = FakeRuntime(self.journal, self.clock)
         limiter = trio.CapacityLimiter(self.starts_at_once)
-        self.world = World(self.runtime, self.logs, self.clock, limiter)
+        self.world = World(self.runtime, self.logs, self.clock, limiter, self.mesh)
 
     def live(self, status: Status = Status.PULLING, *, owned: Owned | None = None, **spec: Any) -> LiveTask:
         """A task whose row is committed, as its life begins or as an earlier milld left it."""
