@@ -13,10 +13,13 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import attrs
 
+from mill.network import nftables, rtnetlink
+from mill.network.kernel import NETFILTER, ROUTE, Netlink
 from tests.pace import stretched
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -44,15 +47,15 @@ class Site:
 
 def find(site: Site, *, allowed: Iterable[int] = ()) -> list[str]:
     """Every leak as one line. *allowed* are the pids that belong to a node at rest (milld, containerd, the log holder)."""
+    allowed = set(allowed)
     looks: list[Callable[[Site], Iterator[str]]] = [
         _cgroups, _fifos, _mounts, _network_namespaces, _bundles, _shared_files,
+        partial(_network, idle=bool(allowed)),
     ]  # fmt: skip
     if _answers(site):
         looks.insert(0, _containerd_objects)
     found = [line for look in looks for line in look(site)]
-    return found + [
-        f"process {pid} is left: {line}" for pid, line in processes(site) if pid not in set(allowed)
-    ]
+    return found + [f"process {pid} is left: {line}" for pid, line in processes(site) if pid not in allowed]
 
 
 def wait_clean(
@@ -102,6 +105,7 @@ def sweep(site: Site) -> None:
         if where.startswith(f"{site.data_dir}/"):
             subprocess.run(["umount", "-l", where], check=False)
     remove_cgroups(site)
+    remove_network(site)
     for path in _shared_paths(site):
         subprocess.run(["rm", "-rf", str(path)], check=False)
 
@@ -196,6 +200,55 @@ def _mounts(site: Site) -> Iterator[str]:
 def _network_namespaces(site: Site) -> Iterator[str]:
     for name in sorted(network_namespaces() - site.namespaces_before):
         yield f"network namespace {name} is left"
+
+
+READY_LINKS = 8
+"""How many namespaces a running node keeps ready."""
+
+
+def network_of(node: str) -> tuple[list[str], list[str]]:
+    """Links of the tasks of *node* (the first 8 characters of its id), and whatever else is its own in the host's network."""
+    route = Netlink.open(ROUTE)
+    links = [rtnetlink.read_link(answer).name for answer in route.dump(rtnetlink.get_links())]
+    route.close()
+    tasks = sorted(name for name in links if name.startswith(f"m{node}"))
+    rest = [f"link {name}" for name in links if name in {f"mill-{node}", f"millx{node}"}]
+    nft = Netlink.open(NETFILTER)
+    try:
+        for table in ("filter", f"mill-{node}"):
+            rules = map(nftables.read_rule, nft.dump(nftables.get_rules(table)))
+            rest += [f"rule in {table} {rule.chain}" for rule in rules if rule.comment == f"mill-{node}"]
+    finally:
+        nft.close()
+    return tasks, rest
+
+
+def _network(site: Site, *, idle: bool) -> Iterator[str]:
+    """A running node has its bridge, its rules and a few ready namespaces; a stopped one nothing."""
+    tasks, rest = network_of(site.cgroup.rpartition("/")[2] or "-")
+    if idle:
+        tasks, rest = tasks[READY_LINKS:], []
+    yield from (f"link {name} of a task is left" for name in tasks)
+    yield from (f"{what} is left" for what in rest)
+
+
+def remove_network(site: Site) -> None:
+    """By force: what a killed milld leaves."""
+    tasks, rest = network_of(site.cgroup.rpartition("/")[2] or "-")
+    for name in [*tasks, *(what.removeprefix("link ") for what in rest if what.startswith("link "))]:
+        subprocess.run(["ip", "link", "delete", name], check=False, capture_output=True)
+    remove_rules(site.cgroup.rpartition("/")[2] or "-")
+
+
+def remove_rules(node: str) -> None:
+    """Those of *node* out of every table."""
+    nft = Netlink.open(NETFILTER)
+    for rule in map(nftables.read_rule, nft.dump(nftables.get_rules("filter"))):
+        if rule.comment == f"mill-{node}":
+            nft.do_together(nftables.delete_rule("filter", rule.chain, rule.handle))
+    with contextlib.suppress(FileNotFoundError):
+        nft.do_together(nftables.delete_table(f"mill-{node}"))
+    nft.close()
 
 
 def shim_socket(containerd: Path, task_id: str) -> Path:

@@ -1,6 +1,7 @@
 """One configuration out of flags, environment and file; whatever is wrong is one line that says where."""
 
 from collections.abc import Callable
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import attrs
@@ -31,6 +32,10 @@ EVERY_OPTION = {
     "systemd_cgroup": "true",
     "listen": "0.0.0.0:80",
     "advertise": "192.0.2.1",
+    "mesh_cidr": "10.7.0.0/16",
+    "mesh_subnet": "10.7.4.0/22",
+    "mesh_link": "auto",
+    "mesh_port": "8472",
     "cpu": "2.5",
     "memory": "2G",
     "docker_config": "/root/config.json",
@@ -81,6 +86,7 @@ def test_every_option_can_come_from_each_source_and_means_the_same(write: Write)
         Path("/root/config.json"), 20 * GIB, ("/srv", "/data"), 16 * MIB, 7200.0,
         dns_listen="192.0.2.1:53", dns_upstream=(("192.0.2.53", 53), ("2001:db8::53", 5353)),
         rebuild_records=True,
+        mesh_cidr=IPv4Network("10.7.0.0/16"), mesh_subnet=IPv4Network("10.7.4.0/22"), mesh_link="auto", mesh_port=8472,
     )  # fmt: skip
 
 
@@ -97,10 +103,14 @@ def test_flags_win_over_the_environment_and_that_over_the_file(option: str, writ
         "listen": ":123",
         "dns_listen": ":123",
         "dns_upstream": "192.0.2.123",
+        "mesh_cidr": "10.123.0.0/16",
+        "mesh_subnet": "10.123.0.0/22",
+        "mesh_link": "vxlan:routes:auto",
+        "mesh_port": "123",
     }
     text = texts.get(option, "/123" if option in {"data_dir", "docker_config", "containerd"} else "n123")
     first, second, third = (text.replace("123", digit) for digit in "123")
-    if option == "allow_mounts":
+    if option in {"allow_mounts", "mesh_link"}:
         first, second, third = text.split(":")
     file = write(f'{option} = "{third}"')
     variable = {f"MILL_{option.upper()}": second}
@@ -199,6 +209,15 @@ BAD = [
     ("memory", "-1"),
     ("image_max_bytes", "-1"),
     ("image_max_bytes", "much"),
+    ("mesh_cidr", "10.99.0.0/33"),
+    ("mesh_cidr", "10.99.0.1/16"),
+    ("mesh_cidr", "10.99.0.0/29"),
+    ("mesh_cidr", "0.0.0.0/0"),
+    ("mesh_cidr", "127.0.0.0/8"),
+    ("mesh_cidr", "fd00::/64"),
+    ("mesh_subnet", "wide"),
+    ("mesh_link", "tunnel"),
+    ("mesh_port", "0"),
     ("allow_mounts", "relative"),
     ("allow_mounts", "/a::/b"),
 ]

@@ -309,7 +309,7 @@ def test_one_spoilt_field_of_a_good_draft_is_the_one_that_is_blamed(
         ({"memory": "2X"}, "memory", "'2X' is not a size"),
         ({"memory": -1}, "memory", "-1 is negative"),
         ({"timeout": "soon"}, "timeout", "'soon' is not a duration"),
-        ({"network": "moon"}, "network", "'moon' is not one of host, none"),
+        ({"network": "moon"}, "network", "'moon' is not one of mesh, host, none"),
         ({"name": "A_b"}, "name", "'A_b' is no DNS label"),
         ({"args": ["\ud800"]}, "args[0]", "is not valid UTF-8 text"),
         ({"image": date(2026, 1, 1)}, "image", "must be a string, not a date or time"),

@@ -245,7 +245,7 @@ async def test_a_row_of_a_newer_mill_is_left_alone_and_hides_no_other(store: Sto
     await store.insert(task("new", Status.RUNNING))
     with closing(sqlite3.connect(path)) as other, other:
         other.execute(
-            "UPDATE tasks SET record = replace(record, '\"host\"', '\"wormhole\"') WHERE id = 'new'"
+            "UPDATE tasks SET record = replace(record, '\"mesh\"', '\"wormhole\"') WHERE id = 'new'"
         )
     assert [one.record.id for one in await store.live()] == ["old"]
     assert await store.get("new") is None

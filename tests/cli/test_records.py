@@ -32,7 +32,7 @@ def test_inspect_shows_the_whole_record(mill: Mill, api: FakeApi) -> None:
         "finished": "2026-01-02T03:16:05.678Z (after 11m)", "elapsed": "11m",
         "address": "coop-0001.mill:8080", "node": "node-3 (n3)", "cpu": "0.25 cores", "memory": "256M",
         "peak memory": "2.9M", "image": "busybox", "command": "sh -c 'a b'", "args": "'exit 3'", "env": "A B",
-        "labels": "team=blue", "network": "host", "port": "8080", "timeout": "1h", "pull timeout": "10m",
+        "labels": "team=blue", "network": "mesh", "port": "8080", "timeout": "1h", "pull timeout": "10m",
         "pull": "missing", "grace": "10s", "mounts": "/srv on /data (read-only), tmpfs of 1M on /t",
     }  # fmt: skip
     assert "secret" not in mill("inspect", task_id, "--json").stdout

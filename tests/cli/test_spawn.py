@@ -91,7 +91,7 @@ def test_env_takes_values_from_here_and_from_files(
         ),
         (("--image", "x", "--label", "plain"), "--label: 'plain' is not KEY=VALUE"),
         (("--image", "x", "--command", "sh '"), '--command: "sh \'" cannot be split into words'),
-        (("--image", "x", "--network", "bridge"), "--network: 'bridge' is not one of host"),
+        (("--image", "x", "--network", "bridge"), "--network: 'bridge' is not one of mesh, host"),
         (("--image", "x", "--stop-signal", "BANG"), "--stop-signal: 'BANG' is not a signal"),
         (
             ("--image", "x", "--mount", "type=bind,source=/a"),

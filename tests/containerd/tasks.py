@@ -23,7 +23,7 @@ from mill.containerd.running import Running
 from mill.containerd.runtime import Runtime
 from mill.containerd.session import Session
 from mill.daemon.clock import SystemClock
-from mill.model import Duration, Owned, Record, Size, Spec, Status, Task, Time, Times
+from mill.model import Duration, Network, Owned, Record, Size, Spec, Status, Task, Time, Times
 from mill.tasks.marks import Marks
 from tests.images import OciImage, busybox_image, write_oci_archive
 
@@ -120,6 +120,7 @@ class Lab:
         fields = {
             "image": BUSYBOX,
             "name": "rt",
+            "network": Network.HOST,
             "memory": Size(64 * 2**20),
             "cpu": 0.5,
             "timeout": Duration(60),

@@ -67,7 +67,7 @@ def test_on_the_hosts_network_the_hosts_own_names_are_known(
 ) -> None:
     texts = {"/etc/hosts": "127.0.0.1 localhost\n10.0.0.9 db\n\n\n"}
     monkeypatch.setattr(host_module, "_read", lambda path: texts.get(path, ""))
-    host = written(tmp_path)
+    host = written(tmp_path, Spec("x", "t", network=Network.HOST))
     assert Path(host.hosts_file).read_text() == "127.0.0.1 localhost\n10.0.0.9 db\n10.0.0.7\tt-1\n"
     assert Path(host.resolv_file).read_text() == ""
 

@@ -83,10 +83,13 @@ async def test_its_files_of_names_are_its_own(client: Client) -> None:
     assert "nameserver" in resolver
 
 
-async def test_network_host_is_the_node_s_and_none_has_only_a_loopback(client: Client) -> None:
+async def test_network_host_is_the_node_s_mesh_its_own_and_none_has_only_a_loopback(client: Client) -> None:
     script = "readlink /proc/self/ns/net; ls /sys/class/net; ip addr show lo | grep -c 'inet 127.0.0.1'"
     host = (await said(client, script, network="host")).split()
     assert host[0] == HOST_NETWORK
+    mesh = (await said(client, script, network="mesh")).split()
+    assert mesh[0] != host[0]
+    assert mesh[1:] == ["eth0", "lo", "1"]
     none = (await said(client, script, network="none")).split()
     assert none[0] != host[0]
     assert none[1:] == ["lo", "1"]

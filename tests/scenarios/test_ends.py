@@ -272,7 +272,7 @@ async def test_the_defaults_of_a_task_are_the_design_s(client: Client) -> None:
     record = await client.get((await client.spawn(image="busybox", args=["true"])).id)
     spec = record.spec
     assert [spec.cpu, spec.memory, spec.timeout, spec.pull_timeout] == [0.25, 256 * 1024**2, 3600, 600]
-    assert [spec.port, spec.grace, str(spec.network), str(spec.pull)] == [8080, 10, "host", "missing"]
+    assert [spec.port, spec.grace, str(spec.network), str(spec.pull)] == [8080, 10, "mesh", "missing"]
     assert record.address == f"{record.id}.mill:8080"
     await end_of(client, record.id)
 

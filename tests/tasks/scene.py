@@ -27,13 +27,13 @@ from mill.tasks import service
 from mill.tasks.lifecycle import World, run_task
 from mill.tasks.service import Identity, Tasks
 from mill.tasks.table import LiveTask, Table
+from tests.tasks.fake_mesh import FakeMesh
 from tests.tasks.fakes import (
     BUSYBOX,
     CAPACITY,
     EPOCH,
     FakeClock,
     FakeLogs,
-    FakeMesh,
     FakeRecords,
     FakeRoom,
     FakeRuntime,

@@ -96,7 +96,7 @@ def test_defaults_are_the_designs() -> None:
     spec = finish(Draft(image="busybox"), allow_mounts=())
     assert (spec.cpu, spec.memory) == (DEFAULT_CPU, DEFAULT_MEMORY_BYTES) == (0.25, 256 * 1024**2)
     assert (spec.timeout, spec.pull_timeout, spec.grace, spec.port) == (3600.0, 600.0, 10.0, 8080)
-    assert (spec.name, spec.network) == ("busybox", Network.HOST)
+    assert (spec.name, spec.network) == ("busybox", Network.MESH)
 
 
 @pytest.mark.parametrize("image", ["UPPER/case", "a b", "busybox:", "http://busybox"])
