@@ -274,7 +274,7 @@ def open_links(
         if route is not None and _foreign(route, links) and route.to.overlaps(range_):
             name = links[route.index].name if route.index in links else f"link {route.index}"
             message = f"the tasks' range {range_} overlaps the route to {route.to} by {name}"
-            raise SetupError(f"{message}: choose another with --mesh-cidr, or give tasks --network host")
+            raise SetupError(f"{message}: choose another with --mesh-cidr")
     if subnet is None:
         others = [net for index, _, net in addresses if links[index].name != names.bridge]
         subnet = first_free(range_, others)

@@ -1,6 +1,5 @@
 """Tasks with addresses of their own: they reach each other, other nodes' tasks and the world, and leave nothing behind."""
 
-import hashlib
 import os
 import socket
 import subprocess
@@ -168,9 +167,7 @@ def test_after_many_tasks_and_a_kill_of_milld_nothing_is_left(make_node: MakeNod
 def test_a_stop_leaves_the_network_of_running_tasks_alone(make_node: MakeNode) -> None:
     node = make_node(name="stays")
     server = running(node, SERVE)
-    client = running(
-        node, f"while :; do wget -qO- http://{server['ip']}:8080/ >> /got; sleep 0.05; done"
-    )
+    client = running(node, f"while :; do wget -qO- http://{server['ip']}:8080/ >> /got; sleep 0.05; done")
     node.terminate()
     _, rest = leaks.network_of(node.node_id[:8])
     assert f"link mill-{node.node_id[:8]}" in rest
@@ -218,16 +215,16 @@ def pair(link: str) -> Iterator[list[tuple[Host, Node]]]:
 def test_tasks_of_two_nodes_reach_each_other(link: str) -> None:
     with pair(link) as [(here, a), (there, b)]:
         size = 1024 if LONG else 64
-        script = f"dd if=/dev/zero bs=1M count={size} 2>/dev/null | tr '\\0' 'm' | nc -l -p 9000"
-        server = here.do(running, a, script, cpu=1)
+        make = f"mkdir /w && dd if=/dev/urandom of=/w/big bs=1M count={size} 2>/dev/null && echo bytes >/w/index.html"
+        server = here.do(
+            running, a, f"{make}; md5sum < /w/big; exec httpd -f -p 8080 -h /w", cpu=1, memory="256M"
+        )
+        there.do(said, b, fetch(f"{server['ip']}:8080", tries=300))
         began = time.monotonic()
-        got = there.do(said, b, f"sleep 0.5; nc {server['ip']} 9000 < /dev/null | md5sum", cpu=1)
-        took = time.monotonic() - began
-        digest = hashlib.md5(usedforsecurity=False)
-        for _ in range(size):
-            digest.update(b"m" * 2**20)
-        assert got.split()[0] == digest.hexdigest()
-        print(f"{link}: {size} MiB in {took:.1f} s")
+        got = there.do(said, b, f"wget -qO- http://{server['ip']}:8080/big | md5sum", cpu=1, memory="256M")
+        print(f"{link}: {size} MiB in {time.monotonic() - began:.1f} s")
+        path = f"/v1/tasks/{server['id']}/logs"
+        assert got == here.do(a.api, "GET", path, headers={"Accept": "text/plain"}).text
         vxlan = f"millx{a.node_id[:8]}"
         assert (vxlan in here.run("ip", "link")) == (link == "vxlan")
 
