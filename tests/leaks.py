@@ -210,9 +210,11 @@ def network_of(node: str) -> tuple[list[str], list[str]]:
     """Links of the tasks of *node* (the first 8 characters of its id), and whatever else is its own in the host's network."""
     route = Netlink.open(ROUTE)
     links = [rtnetlink.read_link(answer).name for answer in route.dump(rtnetlink.get_links())]
+    ways = map(rtnetlink.read_route, route.dump(rtnetlink.get_routes()))
+    routes = [f"route to {way.to}" for way in ways if way is not None and way.protocol == rtnetlink.OURS]
     route.close()
     tasks = sorted(name for name in links if name.startswith(f"m{node}"))
-    rest = [f"link {name}" for name in links if name in {f"mill-{node}", f"millx{node}"}]
+    rest = [f"link {name}" for name in links if name in {f"mill-{node}", f"millx{node}"}] + routes
     nft = Netlink.open(NETFILTER)
     try:
         for table in ("filter", f"mill-{node}"):

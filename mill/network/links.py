@@ -6,7 +6,8 @@ left is found again.
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from mill.network.kernel import ROUTE, Netlink, namespace, new_namespace
 
 PREFIX = "mill"
 _FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
-LEAST_MTU, USUAL_MTU = 576, 1500
+LEAST_MTU, USUAL_MTU, LOOPBACK_MTU = 576, 1500, 65536
 OVERLAY_BYTES = 50
 """What VXLAN puts around each packet (RFC 7348): Ethernet, IP, UDP and its own header."""
 VNI = 4400
@@ -73,6 +74,10 @@ class Links:
     @property
     def gateway(self) -> IPv4Address:
         return gateway_of(self.subnet)
+
+    def close(self) -> None:
+        self._netlink.close()
+        os.close(self._home)
 
     # -- the bridge -------------------------------------------------------------------------------------------------
 
@@ -266,26 +271,31 @@ def open_links(
     `SetupError` when the range is in use by somebody else.
     """
     names = Names(node_id[:8])
-    socket = Netlink.open(ROUTE)
-    links = {link.index: link for link in (rt.read_link(answer) for answer in socket.dump(rt.get_links()))}
-    addresses = [rt.read_address(answer) for answer in socket.dump(rt.get_addresses())]
-    routes = [rt.read_route(answer) for answer in socket.dump(rt.get_routes())]
+    with closing(Netlink.open(ROUTE)) as looking:
+        links = {link.index: link for link in map(rt.read_link, looking.dump(rt.get_links()))}
+        addresses = list(map(rt.read_address, looking.dump(rt.get_addresses())))
+        routes = [rt.read_route(answer) for answer in looking.dump(rt.get_routes())]
+    _check_unused(range_, routes, links)
+    if subnet is None:
+        subnet = first_free(range_, [net for at, _, net in addresses if links[at].name != names.bridge])
+    if subnet is None:
+        raise SetupError(f"no part of {range_} is free: other nodes on this host have them all")
+    under = next((links[at].mtu for at, address, _ in addresses if str(address) == underlay), USUAL_MTU)
+    mtu = (under if under < LOOPBACK_MTU else USUAL_MTU) - (OVERLAY_BYTES if overlay else 0)
+    return Links(Netlink.open(ROUTE), namespace(), names, subnet, range_, max(LEAST_MTU, mtu), port)
+
+
+def _check_unused(
+    range_: IPv4Network, routes: Iterable[rt.Route | None], links: Mapping[int, rt.Link]
+) -> None:
     for route in routes:
         if route is not None and _foreign(route, links) and route.to.overlaps(range_):
             name = links[route.index].name if route.index in links else f"link {route.index}"
             message = f"the tasks' range {range_} overlaps the route to {route.to} by {name}"
             raise SetupError(f"{message}: choose another with --mesh-cidr")
-    if subnet is None:
-        others = [net for index, _, net in addresses if links[index].name != names.bridge]
-        subnet = first_free(range_, others)
-        if subnet is None:
-            raise SetupError(f"no part of {range_} is free: other nodes on this host have them all")
-    under = next((links[index].mtu for index, address, _ in addresses if str(address) == underlay), USUAL_MTU)
-    mtu = max(LEAST_MTU, (under if under < 65536 else USUAL_MTU) - (OVERLAY_BYTES if overlay else 0))  # noqa: PLR2004 -- loopback's
-    return Links(socket, namespace(), names, subnet, range_, mtu, port)
 
 
-def _foreign(route: rt.Route, links: dict[int, rt.Link]) -> bool:
+def _foreign(route: rt.Route, links: Mapping[int, rt.Link]) -> bool:
     """Neither the way out nor of any Mill."""
     by = links.get(route.index)
     ours = route.protocol == rt.OURS or (by is not None and by.name.startswith(PREFIX))

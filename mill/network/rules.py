@@ -51,6 +51,9 @@ class Rules:
         self._generation = -1
         legacy.remove(self._bridge, self.table)
 
+    def close(self) -> None:
+        self._netlink.close()
+
     def _now(self) -> int:
         return nft.read_generation(self._netlink.ask(nft.get_generation()))
 

@@ -225,6 +225,9 @@ class Mesh:
             await self._worker.run(self._links.remove)
         except OSError as error:
             log.warning("something of the network is left; the next milld removes it", why=error.strerror)
+        finally:
+            self._rules.close()
+            self._links.close()
 
 
 def _held(data_dir: Path) -> dict[str, IPv4Address]:
