@@ -201,9 +201,10 @@ def check_port(_: object, field: Any, value: int | None) -> None:
 def check_publish(_: object, field: Any, value: tuple[Any, ...] | None) -> None:
     seen = set()
     for index, published in enumerate(value or ()):
-        if published.host is not None and published.host in seen:
+        if published.host in seen:
             raise FieldError(f"{field.name}[{index}].host", f"port {published.host} is published twice")
-        seen.add(published.host)
+        if published.host is not None:
+            seen.add(published.host)
 
 
 def check_task_port(owner: object, field: Any, value: int) -> None:

@@ -259,6 +259,12 @@ def test_a_bad_value_names_the_flag_or_the_variable(option: str, text: str) -> N
             "[task.web]\n[[task.web.mounts]]\ntarget = '/0'\nsource = '/x'\n[[task.web.mounts]]\ntarget = 0",
             "3: task.web.mounts[1].target: must be a string, not a number",
         ),
+        ('[peer.b]\naddress = "10.0.0.2"', "1: peer.b.subnet: is missing"),
+        ('[peer.b]\naddress = "b"\nsubnet = "10.99.4.0/22"', "2: peer.b.address: 'b' is not an IPv4 address"),
+        (
+            '[peer.b]\naddress = "10.0.0.2"\nsubnet = "10.99.4.1/22"',
+            "3: peer.b.subnet: '10.99.4.1/22' is no IPv4 network",
+        ),
         ('[registry."host:5000"]\nuser = "me"', "2: registry.host:5000.user: unknown field"),
         (
             '[registry."host:5000"]\nplain_http = "yes"',

@@ -160,6 +160,10 @@ class Links:
         """Nothing reaches that address any more, whoever still holds its namespace."""
         self._netlink.do(rt.delete_link(self.names.task(address)))
 
+    def has(self, address: IPv4Address) -> bool:
+        """Whether a task is on the network with *address*."""
+        return self._find(self.names.task(address)) is not None
+
     def sweep(self, kept: Iterable[IPv4Address]) -> int:
         """Links of this node's tasks without those of *kept* go; how many did."""
         names = {self.names.task(address) for address in kept}
@@ -264,9 +268,17 @@ class Links:
 
 
 def open_links(
-    node_id: str, range_: IPv4Network, subnet: IPv4Network | None, *, overlay: bool, underlay: str, port: int
+    node_id: str,
+    range_: IPv4Network,
+    subnet: IPv4Network | None,
+    *,
+    fixed: bool = False,
+    overlay: bool,
+    underlay: str,
+    port: int,
 ) -> Links:
-    """The node's network as it will be: nothing is made yet. *subnet* None: the first that no other Mill here has.
+    """The node's network as it will be: nothing is made yet. *subnet* None, or another Mill's and not *fixed*: the first
+    that is free.
 
     `SetupError` when the range is in use by somebody else.
     """
@@ -276,11 +288,19 @@ def open_links(
         addresses = list(map(rt.read_address, looking.dump(rt.get_addresses())))
         routes = [rt.read_route(answer) for answer in looking.dump(rt.get_routes())]
     _check_unused(range_, routes, links)
-    if subnet is None:
-        subnet = first_free(range_, [net for at, _, net in addresses if links[at].name != names.bridge])
+    others = [net for at, _, net in addresses if at in links and links[at].name != names.bridge]
+    if subnet is not None and any(subnet.overlaps(other) for other in others):
+        if fixed:
+            raise SetupError(
+                f"{subnet} is another node's on this host: choose a free part with --mesh-subnet"
+            )
+        subnet = None
+    subnet = subnet or first_free(range_, others)
     if subnet is None:
         raise SetupError(f"no part of {range_} is free: other nodes on this host have them all")
-    under = next((links[at].mtu for at, address, _ in addresses if str(address) == underlay), USUAL_MTU)
+    under = next(
+        (links[at].mtu for at, address, _ in addresses if at in links and str(address) == underlay), USUAL_MTU
+    )
     mtu = (under if under < LOOPBACK_MTU else USUAL_MTU) - (OVERLAY_BYTES if overlay else 0)
     return Links(Netlink.open(ROUTE), namespace(), names, subnet, range_, max(LEAST_MTU, mtu), port)
 

@@ -259,10 +259,12 @@ def _open(setup: Setup, held: dict[str, IPv4Address]) -> Links:
     make = partial(
         open_links, setup.node_id, setup.range, overlay=setup.link != "routes", underlay=setup.underlay, port=setup.port
     )  # fmt: skip
-    links = make(subnet=wanted)
-    if held and not set(held.values()) <= set(links.subnet):
+    links = make(subnet=wanted, fixed=setup.subnet is not None or bool(held))
+    running = [address for address in held.values() if address not in links.subnet and links.has(address)]
+    if running:
+        links.close()
         old = stored or "another range"
-        message = f"{len(held)} tasks still run with addresses of {old}: end them first, or keep --mesh-cidr as it was"
+        message = f"{len(running)} tasks still run with addresses of {old}: end them first, or keep --mesh-cidr as it was"
         raise SetupError(message)
     (setup.data_dir / SUBNET_NAME).write_text(f"{links.subnet}\n", encoding="ascii")
     return links

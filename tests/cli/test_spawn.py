@@ -107,6 +107,8 @@ def test_env_takes_values_from_here_and_from_files(
             "--mount (type): 'nfs' is not one of bind, tmpfs",
         ),
         (("--image", "x", "--tmpfs", "/t:mode=7"), "--tmpfs: '/t:mode=7' is not DIR or DIR:size=SIZE"),
+        (("--image", "x", "-p", "web:80"), "--publish: 'web:80' is not PORT or HOST:PORT"),
+        (("--image", "x", "-p", "0:80"), "--publish (host): 0 is not a port"),
         (("--image", "x", "echo", "hi"), "the task's own arguments go after '--'"),
         (("--image", "x", "--bogus"), "no such option '--bogus'"),
         (("--image", "x", "--", "\udcff\0"), "ARGS"),

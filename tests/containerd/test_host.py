@@ -12,6 +12,7 @@ from mill.containerd.host import describe, make_folders, resolve_mounts, with_fi
 from mill.containerd.spec import OPEN_FILES_HARD_MOST, Host, User
 from mill.errors import StartError
 from mill.model import Mount, MountType, Network, Spec
+from mill.tasks.ports import Attachment
 
 HOST = Host("", "", "", "")
 
@@ -70,6 +71,16 @@ def test_on_the_hosts_network_the_hosts_own_names_are_known(
     host = written(tmp_path, Spec("x", "t", network=Network.HOST))
     assert Path(host.hosts_file).read_text() == "127.0.0.1 localhost\n10.0.0.9 db\n10.0.0.7\tt-1\n"
     assert Path(host.resolv_file).read_text() == ""
+
+
+@pytest.mark.parametrize("nameserver", [None, "10.99.0.1"])
+def test_in_the_mesh_the_files_name_the_task_s_own_address(tmp_path: Path, nameserver: str | None) -> None:
+    write_files(tmp_path, "t-1", Spec("x", "t"), "10.0.0.7", Attachment("10.99.0.2", "/ns", nameserver))
+    assert (tmp_path / "hosts").read_text().endswith("\n10.99.0.2\tt-1\n")
+    assert (tmp_path / "address").read_text() == "10.99.0.2\n"
+    hosts_own = Path("/etc/resolv.conf").read_text()
+    resolv = (tmp_path / "resolv.conf").read_text()
+    assert resolv == (f"nameserver {nameserver}\n" if nameserver else hosts_own)
 
 
 def test_everybody_in_the_container_can_read_them(tmp_path: Path) -> None:

@@ -167,6 +167,13 @@ def test_namespaces(network: Network, v2: bool, own: set[str]) -> None:  # noqa:
     assert len(linux["namespaces"]) == len(own)
 
 
+def test_a_task_in_the_mesh_enters_the_namespace_that_was_made_for_it() -> None:
+    host = attrs.evolve(HOST, network_namespace="/proc/1/fd/9")
+    linux = built(a_spec(network=Network.MESH), host=host)["linux"]
+    assert {"type": "network", "path": "/proc/1/fd/9"} in linux["namespaces"]
+    assert linux["sysctl"]["net.ipv4.ip_unprivileged_port_start"] == "0"
+
+
 def test_only_a_network_of_its_own_is_tuned() -> None:
     assert built(a_spec(network=Network.NONE))["linux"]["sysctl"] == {
         "net.ipv4.ip_unprivileged_port_start": "0",

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -68,6 +69,16 @@ def test_a_second_node_takes_the_next_part(host: Host) -> None:
     first = host.do(opened)
     second = host.do(opened, node="fedcba9876543210")
     assert (str(first.subnet), str(second.subnet)) == ("10.99.0.0/22", "10.99.4.0/22")
+
+
+def test_a_part_that_another_node_has_taken_meanwhile_is_let_go_unless_it_was_asked_for(host: Host) -> None:
+    first = host.do(opened)
+    ask = partial(open_links, "fedcba98", RANGE, first.subnet, overlay=True, underlay="", port=4789)
+    second = host.do(ask)
+    _OPEN.append(second)
+    assert str(second.subnet) == "10.99.4.0/22"
+    with pytest.raises(SetupError, match=r"10\.99\.0\.0/22 is another node's on this host"):
+        host.do(ask, fixed=True)
 
 
 def test_somebody_else_s_route_in_the_range_is_refused(host: Host) -> None:

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from mill.checks import NAME_LENGTH, is_label
 from mill.errors import FieldError
-from mill.model import DEFAULT_CPU, DEFAULT_MEMORY_BYTES, Draft, Mount, MountType, Network, SpawnRequest
+from mill.model import (
+    DEFAULT_CPU,
+    DEFAULT_MEMORY_BYTES,
+    Draft,
+    Mount,
+    MountType,
+    Network,
+    Publish,
+    SpawnRequest,
+)
 from mill.tasks.drafts import SUFFIX_LENGTH, TRIES_PER_LENGTH, finish, label_of, lay_out, new_id
 from tests.tasks.fakes import Suffixes
 
@@ -90,6 +99,20 @@ def test_an_unknown_template_is_named_with_those_that_are_known() -> None:
     assert error.value.field == "task"
     with pytest.raises(FieldError, match="known are: none"):
         lay_out(SpawnRequest(task="c"), {})
+
+
+@pytest.mark.parametrize("network", [Network.HOST, Network.NONE])
+def test_ports_are_published_in_the_mesh_alone(network: Network) -> None:
+    with pytest.raises(FieldError) as error:
+        finish(Draft(image="busybox", network=network, publish=(Publish(80),)), allow_mounts=())
+    assert error.value.field == "publish"
+    assert finish(Draft(image="busybox", publish=(Publish(80),)), allow_mounts=()).publish == (Publish(80),)
+
+
+def test_a_port_of_the_host_is_published_once() -> None:
+    with pytest.raises(FieldError, match=r"publish\[1\]\.host: port 8000 is published twice"):
+        Draft(publish=(Publish(80, 8000), Publish(81, 8000)))
+    assert Draft(publish=(Publish(80), Publish(80)))
 
 
 def test_defaults_are_the_designs() -> None:
