@@ -8,7 +8,6 @@ from mill.errors import FieldError, MillError, NoCapacity, NoSpace, NotFound, Un
 from mill.model import (
     Draft,
     Duration,
-    Publish,
     PullPolicy,
     Reason,
     Resources,
@@ -76,35 +75,6 @@ async def test_no_room_is_refused_and_leaves_no_row(scene: Scene) -> None:
             await spawn(tasks, cpu=2.0)
         await spawn(tasks, cpu=1.0)
         assert len(scene.records.rows) == 2
-
-
-async def test_no_address_is_refused_and_leaves_neither_row_nor_reservation(scene: Scene) -> None:
-    scene.mesh.room = 1
-    scene.runtime.pull_s = FOREVER
-    async with scene.milld() as tasks:
-        first = await spawn(tasks)
-        with pytest.raises(NoCapacity, match="no address"):
-            await spawn(tasks)
-        assert list(scene.records.rows) == list(tasks.ledger.reservations) == [first]
-
-
-async def test_a_published_port_is_named_in_the_record_from_the_spawn_on(scene: Scene) -> None:
-    async with scene.milld() as tasks:
-        asked = SpawnRequest(image=BUSYBOX, publish=(Publish(80), Publish(443, 8443)))
-        record = await tasks.spawn(asked, {})
-        assert record.spec.publish == (Publish(80, 40000), Publish(443, 8443))
-
-
-async def test_room_in_the_network_is_held_until_the_task_is_cleaned_up_after(scene: Scene) -> None:
-    scene.choice.wanted = ["aaaa", "bbbb"]
-    scene.records.rows["busybox-aaaa"] = Task(make_record("busybox-aaaa", Status.STOPPED))
-    scene.runtime.program = Program(5)
-    async with scene.milld() as tasks:
-        task_id = await spawn(tasks)
-        assert scene.mesh.held == {"busybox-bbbb"}
-        await tasks.wait(task_id, "terminal", 60.0)
-        await wait_all_tasks_blocked()
-        assert scene.mesh.held == set()
 
 
 async def test_what_never_fits_blames_its_field(scene: Scene) -> None:
