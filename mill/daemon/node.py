@@ -18,6 +18,7 @@ from socket import socket as Socket  # noqa: N812 -- a class
 from typing import Any
 
 import attrs
+import structlog
 import trio
 
 from mill import __version__
@@ -47,6 +48,7 @@ from mill.dns import service as dns_service
 from mill.dns.listener import Listener
 from mill.dns.names import Zone
 from mill.dns.service import Dns
+from mill.errors import SetupError
 from mill.logs import retention
 from mill.logs import store as log_store
 from mill.logs.store import Logs
@@ -61,6 +63,9 @@ from mill.tasks import service as task_service
 from mill.tasks.events import Events
 from mill.tasks.lifecycle import World
 from mill.tasks.service import Identity, Tasks
+from mill.units import DNS_PORT
+
+log = structlog.get_logger()
 
 AUTO = "auto"
 EMBEDDED = "embedded"
@@ -112,7 +117,7 @@ async def serve_node(
         limits = {"max_bytes": config.log_max_bytes, "retention_s": config.log_retention_secs}
         await layer(retention.serve, logs, tasks, **limits)
         engine.images.holds.ask_tasks(tasks.images)
-        await _dns(config, dns_port, tasks, engine, layer)
+        await _dns(config, dns_port, tasks, engine, mesh, layer)
         templates = await Templates.load(store, config.templates)
         metrics = Metrics(counted, _levels(tasks, engine, logs, load := Load()))
         nodes = await Nodes.load(store, tasks, engine, clock.now())
@@ -154,13 +159,20 @@ async def _engine(config: Config, layer: Layer, clock: SystemClock, counted: Met
     return engine
 
 
-async def _dns(config: Config, port: Listener, tasks: Tasks, engine: Runtime, layer: Layer) -> Dns:
-    """Names answer as the table has them."""
-    zone = Zone(TaskNames(tasks.table, engine.ip), engine.ip)
+async def _dns(
+    config: Config, port: Listener, tasks: Tasks, engine: Runtime, mesh: Mesh, layer: Layer
+) -> None:
+    """Names answer as the table has them: on the host's port, and for tasks at their gateway."""
+    zone = Zone(TaskNames(tasks.table, engine.ip, mesh.ip_of), engine.ip, config.mesh_cidr)
     served: Dns = await layer(
         dns_service.serve, zone, SystemRandom(), listens=[port], upstreams=config.dns_upstream
     )
-    return served
+    try:
+        await served.listen(f"{mesh.gateway}:{DNS_PORT}")
+    except SetupError as error:
+        log.warning("tasks of network mesh have the host's resolvers, and no names of tasks", why=str(error))
+    else:
+        mesh.nameserver = str(mesh.gateway)
 
 
 async def _containerd_socket(config: Config, layer: Layer) -> str:

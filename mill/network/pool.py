@@ -70,6 +70,13 @@ class Pool:
         finally:
             self._waiting -= 1
 
+    def take_nowait(self) -> Ready | None:
+        """One of the ready ones that nobody waits for."""
+        if self._waiting or not self._ready:
+            return None
+        self.refresh()
+        return self._ready.popleft()
+
     def refresh(self) -> None:
         """An address has become free, or a ready one was taken: see whether there is something to do."""
         self._wanted.set()

@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from pathlib import Path
@@ -18,7 +18,7 @@ import attrs
 import structlog
 import trio
 
-from mill.errors import NoCapacity, SetupError, Unavailable
+from mill.errors import NoCapacity, SetupError, StartError, Unavailable
 from mill.model import Network, Spec
 from mill.network.addresses import Leases, Peer
 from mill.network.kernel import NETFILTER, Netlink
@@ -62,7 +62,6 @@ class Setup:
     link: str = "vxlan"
     port: int = 4789
     peers: tuple[Peer, ...] = ()
-    nameserver: str | None = None
 
 
 @attrs.define(eq=False)
@@ -78,6 +77,8 @@ class Mesh:
     _pool: Pool = attrs.field(init=False)
     fault: str | None = None
     """Why no task can have a network now."""
+    nameserver: str | None = None
+    """What answers names at the gateway, once something does; else tasks have the host's resolvers."""
     _reserved: set[str] = attrs.field(factory=set)
     _attached: dict[str, Ready] = attrs.field(factory=dict)
     """Namespaces that a task was given and may not have entered yet."""
@@ -106,13 +107,28 @@ class Mesh:
             raise NoCapacity(self._leases.exhausted)
         ports = self._ports.reserve(task_id, spec.publish)
         self._reserved.add(task_id)
+        self._allot(task_id)
         return attrs.evolve(spec, publish=ports) if ports else spec
+
+    def _allot(self, task_id: str) -> None:
+        """An address from the spawn on, with a ready namespace if there is one: its name is asked for before it starts."""
+        ready = self._pool.take_nowait()
+        if ready is not None:
+            self._leases.pass_on(ready.holder, task_id)
+            self._attached[task_id] = ready
+        else:
+            with suppress(NoCapacity):  # the last ones are still being freed: the start waits for one
+                self._leases.take(task_id)
 
     def rename(self, task_id: str, other: str) -> None:
         if task_id in self._reserved:
             self._reserved.remove(task_id)
             self._reserved.add(other)
             self._ports.rename(task_id, other)
+            if task_id in self._leases:
+                self._leases.pass_on(task_id, other)
+            if task_id in self._attached:
+                self._attached[other] = self._attached.pop(task_id)
 
     def adopt(self, task_id: str, spec: Spec) -> None:
         if spec.network is not Network.MESH:
@@ -121,19 +137,33 @@ class Mesh:
         self._ports.adopt(task_id, spec.publish)
         if (address := self._leases.of(task_id)) is not None:
             self._ports.serve(task_id, address)
+        else:
+            self._allot(task_id)
 
     def release(self, task_id: str) -> None:
         self._reserved.discard(task_id)
         self._ports.release(task_id)
+        self.detach(task_id)
 
     # -- for the runtime --------------------------------------------------------------------------------------------
 
     async def attach(self, task_id: str) -> Attachment:
-        ready = await self._pool.take()
-        self._leases.pass_on(ready.holder, task_id)
+        ready = self._attached.get(task_id) or await self._namespace_for(task_id)
         self._attached[task_id] = ready
         self._ports.serve(task_id, ready.address)
-        return Attachment(str(ready.address), ready.path, self._setup.nameserver)
+        return Attachment(str(ready.address), ready.path, self.nameserver)
+
+    async def _namespace_for(self, task_id: str) -> Ready:
+        """Of the address that the task was allotted; a start that is tried again gets another one."""
+        address = self._leases.of(task_id)
+        if address is None:
+            ready = await self._pool.take()
+            self._leases.pass_on(ready.holder, task_id)
+            return ready
+        try:
+            return Ready(task_id, address, await self._worker.run(lambda: self._links.attach(address)))
+        except OSError as error:
+            raise StartError("runtime", f"no network namespace can be made: {error.strerror}") from None
 
     def entered(self, task_id: str) -> None:
         ready = self._attached.pop(task_id, None)

@@ -80,7 +80,7 @@ def ask(node: Node, name: str, type_: str = "A") -> tuple[str, list[str]]:
 async def test_dig_gets_every_record_of_a_task_by_udp_and_tcp(
     named: Node, client: Client, how: list[str]
 ) -> None:
-    task = await running(client, "sleep", "1000", name="served", port=8123)
+    task = await running(client, "sleep", "1000", name="served", network="host", port=8123)
     dug = dig(named, f"{task}.mill", "A", *how)
     assert (dug.status, dug.answers) == ("NOERROR", [f"{task}.mill. A {ADDRESS}"])
     assert "flags: qr aa rd ra" in dug.text
@@ -99,7 +99,7 @@ async def test_dig_gets_every_record_of_a_task_by_udp_and_tcp(
 
 
 async def test_the_case_of_a_question_comes_back(named: Node, client: Client) -> None:
-    task = await running(client, "sleep", "1000", name="cased")
+    task = await running(client, "sleep", "1000", name="cased", network="host")
     mixed = "".join(char.upper() if at % 2 else char for at, char in enumerate(f"{task}.mill"))
     assert dig(named, mixed).answers == [f"{mixed}. A {ADDRESS}"]
 
@@ -116,7 +116,7 @@ async def test_a_name_answers_from_the_201_until_the_end_and_not_a_moment_longer
 ) -> None:
     """The very next datagram after each answer of the API."""
     for _ in range(20):
-        task = await spawn(client, "sleep", "1000")
+        task = await spawn(client, "sleep", "1000", network="host")
         assert ask(named, f"{task}.mill") == ("NOERROR", [ADDRESS])
         await client.kill(task, grace=0)
         await end_of(client, task)
@@ -125,7 +125,7 @@ async def test_a_name_answers_from_the_201_until_the_end_and_not_a_moment_longer
 
 
 async def test_names_outlive_milld(named: Node, client: Client) -> None:
-    task = await running(client, "sleep", "1000")
+    task = await running(client, "sleep", "1000", network="host")
     for how in ("terminate", "kill9"):
         await trio.to_thread.run_sync(named.restart, how)
         assert ask(named, f"{task}.mill") == ("NOERROR", [ADDRESS])
