@@ -35,12 +35,14 @@ ABSENT = "localhost:1/fuzz/absent:latest"
 LOADED = "localhost:1/fuzz/loaded:latest"
 FINE = {
     "image": IMAGE, "cpu": 0.01, "memory": "16M", "timeout": 1, "pull_timeout": 1, "grace": 0, "stop_signal": "TERM",
+    "network": "none",
 }  # fmt: skip
 BIND = {
     "type": "object",
     "required": ["source"],
     "properties": {"type": {"enum": ["bind"]}, "source": {"type": "string"}},
 }
+PUBLISH = {"type": ["array", "null"], "items": {"type": "object"}}
 OVERLAPPING = ["POST /v1/tasks/spawn", "POST /v1/images/load", "POST /v1/images/pull"]
 """Their paths are also those of a task or an image with that name: more methods are allowed there than each of them has."""
 SEED = 20260102
@@ -153,6 +155,8 @@ def _bend(case: Any, archive: bytes) -> None:
         case.body = archive if right else case.body
     elif isinstance(case.body, dict):
         case.body = _bent(case.body, case.operation.schema.raw_schema["components"]["schemas"])
+        if case.operation.label == "POST /v1/tasks/spawn":
+            case.body.setdefault("network", "none")  # what was made up shall talk to nobody
 
 
 def _bent(body: dict[str, Any], schemas: Any) -> dict[str, Any]:
@@ -172,6 +176,8 @@ def _bent(body: dict[str, Any], schemas: Any) -> dict[str, Any]:
         made.setdefault("image", IMAGE)
     if isinstance(made.get("mounts"), list):
         made["mounts"] = [mount for mount in made["mounts"] if not _fits(mount, BIND)]
+    if "publish" in made and _fits(made["publish"], PUBLISH):
+        del made["publish"]  # only a network of its own can have it, and a port only once
     return made
 
 

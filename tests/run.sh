@@ -22,5 +22,5 @@ say "ruff"
 say "mypy"
 "$python" -m mypy
 say "pytest"
-[ $# -gt 0 ] || set -- -n 3 --dist loadfile
+[ $# -gt 0 ] || set -- -n 3 --dist loadfile --no-loadscope-reorder
 exec "$python" -m pytest "$@" </dev/null

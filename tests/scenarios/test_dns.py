@@ -2,8 +2,8 @@
 
 import re
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import attrs
 import dns.message
@@ -168,11 +168,13 @@ def test_the_hosts_resolv_conf_is_asked_when_nobody_said_otherwise(make_node: Ma
     assert dig(node, "www.example.invalid").status in {"NXDOMAIN", "SERVFAIL", "REFUSED"}
 
 
-def test_an_upstream_that_is_milld_itself_is_one_line(tmp_path: Path) -> None:
+def test_an_upstream_that_is_milld_itself_is_one_line() -> None:
     port = free_port()
-    command = [*MILLD, f"--data-dir={tmp_path}/d", "--containerd=embedded", f"--listen=127.0.0.1:{free_port()}",
+    folder = tempfile.TemporaryDirectory(prefix="mill-", dir="/tmp")  # short: a socket's path has 108 bytes
+    command = [*MILLD, f"--data-dir={folder.name}/d", "--containerd=embedded", f"--listen=127.0.0.1:{free_port()}",
                f"--dns-listen=127.0.0.1:{port}", f"--dns-upstream=127.0.0.1:{port}"]  # fmt: skip
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    with folder:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done.stderr
     assert f"milld: --dns-upstream 127.0.0.1:{port} is Mill's own DNS" in done.stderr
     assert "Traceback" not in done.stderr

@@ -145,7 +145,7 @@ def test_the_command_shows_a_task_s_life_until_ctrl_c(node: Node) -> None:
                 ids.append(json.loads(done.stdout)["id"])
                 node.mill("wait", ids[-1], check=False)
             first = json.loads(process.stdout.readline())
-            assert (first["task"]["id"] in ids, first["task"]["status"]) == (True, "starting")
+            assert first["task"]["id"] in ids, first
             process.send_signal(signal.SIGINT)
             assert process.communicate(timeout=20)[1] == ""
             assert process.returncode == 130

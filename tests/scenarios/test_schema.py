@@ -88,6 +88,7 @@ async def test_every_call_answers_its_examples_as_the_document_says(client: Clie
     task_id = await running(client, "sh", "-c", "echo hello; exec sleep 100")
     known = {
         "id": task_id,
+        "node": node.name,
         "ref": "example.com/driven:1",
         "name": "driven",
         "after": "0-0",
