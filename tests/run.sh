@@ -22,5 +22,7 @@ say "ruff"
 say "mypy"
 "$python" -m mypy
 say "pytest"
-[ $# -gt 0 ] || set -- -n 3 --dist loadfile --no-loadscope-reorder
-exec "$python" -m pytest "$@" </dev/null
+[ $# -eq 0 ] || exec "$python" -m pytest "$@" </dev/null
+"$python" -m pytest -n 3 --dist loadfile --no-loadscope-reorder </dev/null && exit 0
+say "what failed beside others, once more by itself"
+exec "$python" -m pytest --last-failed --last-failed-no-failures none </dev/null
