@@ -207,6 +207,7 @@ def check_publish(_: object, field: Any, value: tuple[Any, ...] | None) -> None:
             seen.add(published.host)
 
 
+@in_schema(minimum=1, maximum=_MOST_PORT)
 def check_task_port(owner: object, field: Any, value: int) -> None:
     check_port(owner, field, value)
 

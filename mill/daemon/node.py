@@ -103,8 +103,7 @@ async def serve_node(
 
         sock, dns_port = _bind(config, layers)
         counted: Meters = await layer(meters.serve)
-        mesh: Mesh = await layer(network.serve, _mesh(config))
-        engine = await _engine(config, layer, clock, counted, mesh)
+        engine, mesh = await _engine(config, layer, clock, counted)
         store = await _store(config, clock, layer)
         logs: Logs = await layer(log_store.serve, config.data_dir, clock.now)
         me = Identity(engine.node_id, engine.node_name, engine.ip, config.allow_mounts)
@@ -138,8 +137,8 @@ def _bind(config: Config, layers: AsyncExitStack) -> tuple[Socket, Listener]:
     return sock, layers.enter_context(dns_listener.bind(config.dns_listen))
 
 
-async def _engine(config: Config, layer: Layer, clock: SystemClock, counted: Meters, mesh: Mesh) -> Runtime:
-    """containerd, and what makes tasks of its containers."""
+async def _engine(config: Config, layer: Layer, clock: SystemClock, counted: Meters) -> tuple[Runtime, Mesh]:
+    """containerd, the network, and what makes tasks of both. Nothing is written before containerd has answered."""
     cgroups = _cgroups(config)
     socket = await _containerd_socket(config, layer)
     containerd: Session = await layer(session.serve, socket, on_call=counted.on_call)
@@ -153,10 +152,11 @@ async def _engine(config: Config, layer: Layer, clock: SystemClock, counted: Met
         docker_config=config.docker_config or Path.home() / DOCKER_CONFIG,
         max_bytes=config.image_max_bytes,
     )
+    mesh: Mesh = await layer(network.serve, _mesh(config))
     engine: Runtime = await layer(
         runtime.serve, _runtime(config, containerd, pulled, clock, node_id, cgroups, mesh)
     )
-    return engine
+    return engine, mesh
 
 
 async def _dns(

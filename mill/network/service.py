@@ -320,16 +320,16 @@ async def serve(setup: Setup, *, task_status: trio.TaskStatus[Mesh]) -> None:
     """The node's network until cancelled; then what no running task needs is removed. `SetupError` for a bad range."""
     worker = Worker()
     try:
-        async with trio.open_nursery() as nursery:
-            mesh = await _start(setup, worker, nursery)
-            nursery.start_soon(mesh._pool.refill)  # noqa: SLF001 -- its own module
-            nursery.start_soon(mesh._check_all)  # noqa: SLF001 -- its own module
-            nursery.start_soon(mesh._reap)  # noqa: SLF001 -- its own module
+        async with trio.open_nursery() as connections:
+            mesh = await _start(setup, worker, connections)
             try:
-                task_status.started(mesh)
-                await trio.sleep_forever()
-            finally:
-                nursery.cancel_scope.cancel()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(mesh._pool.refill)  # noqa: SLF001 -- its own module
+                    nursery.start_soon(mesh._check_all)  # noqa: SLF001 -- its own module
+                    nursery.start_soon(mesh._reap)  # noqa: SLF001 -- its own module
+                    task_status.started(mesh)
+            finally:  # what they were at has come to its end
+                connections.cancel_scope.cancel()
                 with trio.CancelScope(shield=True):
                     await mesh._leave()  # noqa: SLF001 -- its own module
     finally:

@@ -227,6 +227,7 @@ RIGHT: dict[str, list[Any]] = {
     "stop_signal": ["TERM", "sigkill", "9", "SIGRTMIN+3", "rtmax-1", "USR1", " int "],
     "grace": [0, "0", 86400],
     "pull": ["missing", "always", "never"],
+    "publish": [[], [{"port": 8080}], [{"port": 80, "host": 8000}]],
     "mounts": [
         [],
         [{"target": "/x", "source": "/y"}],
@@ -253,6 +254,7 @@ WRONG: dict[str, list[Any]] = {
     "stop_signal": ["", "-9", "TERM!", 9],
     "grace": [-1, 86401, [1]],
     "pull": ["sometimes", True],
+    "publish": [[{"port": 0}], [{"host": 80}], [{"port": 80, "host": 65536}], "8080", [8080]],
     "mounts": [[{"target": "/"}], [{"target": "/a", "type": "bind"}], [{"target": "/a/../b", "type": "tmpfs"}], [{"type": "tmpfs"}],
                [{"target": "/a", "source": "/b", "size": 1}], [{"target": "/a", "source": "/b", "type": "tmpfs"}], {}, [{"target": "/a", "type": "tmpfs", "x": 1}]],
     "read_only": ["yes", 1],

@@ -137,26 +137,31 @@ def test_the_command_shows_a_task_s_life_until_ctrl_c(node: Node) -> None:
     ) as process:  # fmt: skip
         try:
             assert process.stdout is not None
-            ids: list[str] = []
             while not select.select([process.stdout], [], [], 0)[0]:  # until the command has come up
-                done = node.mill(
-                    "spawn", "--image", "busybox", "--label", "told=yes", "--json", "--", "false"
-                )
-                ids.append(json.loads(done.stdout)["id"])
-                node.mill("wait", ids[-1], check=False)
-            first = json.loads(process.stdout.readline())
-            assert first["task"]["id"] in ids, first
+                _told(node)
+            task_id = _told(node)
+            event = json.loads(process.stdout.readline())
+            while event["task"]["id"] != task_id:
+                event = json.loads(process.stdout.readline())
+            assert event["task"]["status"] == "starting"
             process.send_signal(signal.SIGINT)
             assert process.communicate(timeout=20)[1] == ""
             assert process.returncode == 130
         finally:
             process.kill()
-    command = [*MILL, "events", "--after", first["id"], "--task", first["task"]["id"]]
+    command = [*MILL, "events", "--after", event["id"], "--task", task_id]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=node.env()) as process:
         try:
             assert process.stdout is not None
             rest = [process.stdout.readline().split("  ")[1:] for _ in range(2)]
         finally:
             process.kill()
-    task_id = first["task"]["id"]
     assert rest == [[task_id, "running\n"], [task_id, "failed: exited with code 1\n"]]
+
+
+def _told(node: Node) -> str:
+    """A task that the command is to tell of, once it has ended."""
+    done = node.mill("spawn", "--image", "busybox", "--label", "told=yes", "--json", "--", "false")
+    task_id = str(json.loads(done.stdout)["id"])
+    node.mill("wait", task_id, check=False)
+    return task_id

@@ -21,6 +21,7 @@ from mill.model import (
     Mount,
     NodeStatus,
     NodeView,
+    Publish,
     PullProgress,
     PullRequest,
     Record,
@@ -62,7 +63,7 @@ _ANSWERED: Mapping[Any, Mapping[str, Any]] = {
     Size: {"type": "integer", "description": "bytes"},
     Duration: {"type": "number", "description": "seconds"},
 }
-ASKED = (SpawnRequest, Draft, Mount, PullRequest)
+ASKED = (SpawnRequest, Draft, Mount, Publish, PullRequest)
 ANSWERED = (PullProgress, Record, Stats, Image, Template, NodeStatus, NodeView)
 EXAMPLES: Mapping[type, Mapping[str, Any]] = {
     SpawnRequest: {"image": "busybox", "args": ["echo", "hello"], "memory": "32M", "timeout": "1m"},
