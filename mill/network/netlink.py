@@ -1,7 +1,7 @@
 """Netlink's messages as bytes, and their attributes (netlink(7)). Pure; `links` and `rules` say what is in them, `kernel` sends them.
 
-By hand and not by pyroute2: two dozen messages are all that Mill says, and since 0.9 pyroute2 brings an asyncio loop into
-the process for every socket of its own.
+By hand and not by a library: two dozen messages are all that Mill says, each of a few fixed fields, and a start waits for
+them.
 """
 
 import struct
