@@ -56,6 +56,8 @@ def parse_time(value: object) -> Time:
 
 def _typed(kind: type, name: str) -> Callable[[object, object], Any]:
     def check(value: object, _: object) -> Any:
+        if kind is int and isinstance(value, float) and value.is_integer():
+            return int(value)  # JSON does not tell 1.0 from 1 (RFC 8259)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise ValueError(f"must be {name}, not {_kind_of(value)}")
         return value

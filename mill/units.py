@@ -35,6 +35,8 @@ _DURATION_HELP = "write seconds or a duration such as 90s, 30m, 1h30m or 2d"
 
 def parse_size(value: object) -> int:
     """Bytes from ``2G``, ``512MiB``, ``"1.5g"`` or a non-negative integer."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON does not tell 1.0 from 1 (RFC 8259)
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"{value!r} is not a size: {_SIZE_HELP}")  # noqa: TRY004 -- one kind of error for all bad input
     if isinstance(value, int):
