@@ -166,10 +166,10 @@ async def test_a_bad_name_is_the_names_fault_only_if_it_was_given(tmp_path: Path
         b"\0" * 10240,
         b"\x1f\x8b",
         b"\x28\xb5\x2f\xfd",
-        gzip.compress(b"hello"),
+        gzip.compress(b"hello", mtime=0),
         images.compress(b"hello", "zstd"),
         make_layer({"some": b"file"}),
-        gzip.compress(make_layer({"oci-layout": b"{}"})),
+        gzip.compress(make_layer({"oci-layout": b"{}"}), mtime=0),
         b"PK\x03\x04" + b"x" * 600,
     ],
 )

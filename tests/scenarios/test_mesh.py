@@ -243,7 +243,7 @@ def test_tasks_reach_the_world_by_the_node_s_own_address_and_the_world_does_not_
         assert got
         server = home.do(running, node, SERVE)
         world.run("ip", "route", "add", "10.99.0.0/16", "via", "10.250.1.1")
-        assert home.do(httpx.get, f"http://{server['ip']}:8080/", timeout=5).text == "hello\n"
+        assert home.do(page, 8080, server["ip"]) == "hello\n"
         with pytest.raises(httpx.ConnectTimeout):
             world.do(httpx.get, f"http://{server['ip']}:8080/", timeout=0.5)
 
