@@ -4,6 +4,7 @@ It touches nothing of the machine's own Docker, adds no rule to its firewall and
 archives, containers share the host's network. Spoken to by its API on a unix socket. Needs Debian's docker.io.
 """
 
+import json
 import shutil
 import signal
 import subprocess
@@ -78,12 +79,13 @@ class Docker:
 
 def _commands(folder: Path) -> tuple[list[str], list[str]]:
     (folder / "containerd.toml").write_text(_CONTAINERD.format(folder=folder))
-    (folder / "daemon.json").write_text("{}")
+    kept = {"deprecated-key-path": str(folder / "key.json")}  # no flag says so; otherwise in /etc/docker
+    (folder / "daemon.json").write_text(json.dumps(kept))
     dockerd = {
         "config-file": folder / "daemon.json", "data-root": folder / "docker", "exec-root": folder / "run/docker",
         "pidfile": folder / "docker.pid", "host": f"unix://{folder}/docker.sock", "containerd": folder / "containerd.sock",
         "cgroup-parent": f"/{folder.name}", "exec-opt": "native.cgroupdriver=cgroupfs", "bridge": "none", "iptables": "false",
-        "oom-score-adjust": 0,
+        "ip-forward": "false", "oom-score-adjust": 0,
     }  # fmt: skip
     return (
         ["containerd", f"--config={folder / 'containerd.toml'}"],
@@ -135,7 +137,7 @@ def docker() -> Iterator[Docker]:
             _wait_ready(made, dockerd, log)
             yield made
             made.remove_all()
-        subprocess.run(["umount", folder / "run/docker/netns/default"], check=True)  # dockerd leaves it
+        subprocess.run(["umount", folder / "run/docker/netns/default"], check=False)  # dockerd leaves it
         here = (
             leaks.network_namespaces()
         )  # others may have made some meanwhile; its own are mounts in its folder
