@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
-import httpx
 
 from tests.bench.start import bench_node, spawn, wait
+from tests.bench.wire import Wire
 from tests.node import Node, free_port
 
 RATE = 5000
@@ -112,8 +112,7 @@ def dnsmasq(folder: Path, names: Sequence[str], address: str) -> Iterator[tuple[
 
 def tasks(node: Node, count: int) -> list[str]:
     """The names of as many running tasks."""
-    headers = {"authorization": f"Bearer {node.token}"}
-    with httpx.Client(base_url=node.address, headers=headers, timeout=60) as http:
+    with Wire(node.address, node.token) as http:
         ids = [spawn(http, SLEEPER) for _ in range(count)]
         assert {wait(http, id_, "running")["status"] for id_ in ids} == {"running"}
     return [f"{id_}.mill" for id_ in ids]

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import httpx
 import trio
 
 from mill.client import Client
 from tests.bench.cputime import CpuTime, cpu_time
 from tests.bench.start import at, row, spawn, wait
+from tests.bench.wire import Wire
 from tests.docker import Docker, docker
 from tests.images import OciImage, busybox_layer, make_layer, write_docker_archive
 from tests.node import Node
@@ -68,7 +68,7 @@ class Stored:
 class Mill:
     node: Node
     cpu: CpuTime
-    http: httpx.Client
+    http: Wire
 
     def store(self, copies: int) -> Stored:
         before = self.cpu.seconds()
@@ -147,8 +147,7 @@ def mill_side(archive: Path) -> Iterator[Mill]:
             with archive.open("rb") as body:
                 assert node.api("POST", "/v1/images/load", content=body).is_success
             cpu.take(node.at_rest())
-            headers = {"authorization": f"Bearer {node.token}"}
-            with httpx.Client(base_url=node.address, headers=headers, timeout=60) as http:
+            with Wire(node.address, node.token) as http:
                 yield Mill(node, cpu, http)
             node.stop()
         finally:

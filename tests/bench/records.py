@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import httpx
 
 from mill.config import EVENTS_KEPT
 from tests.bench.start import QUICK, Pair, at, spawn, verdict, wait
+from tests.bench.wire import Wire
 from tests.node import Node
 
 START_BOUND_S = 3.0
@@ -58,9 +58,8 @@ class Side:
     spawns_s: list[float] = attrs.field(factory=list)
     rss_bytes: int = 0
 
-    def client(self) -> httpx.Client:
-        headers = {"authorization": f"Bearer {self.node.token}"}
-        return httpx.Client(base_url=self.node.address, headers=headers, timeout=60)
+    def client(self) -> Wire:
+        return Wire(self.node.address, self.node.token)
 
     def prepare(self, count: int) -> None:
         """A task of its own for the model, then *count* copies; milld is down afterwards."""
@@ -78,14 +77,14 @@ class Side:
         self.node.start()
         self.start_s = time.perf_counter() - began
 
-    def list_once(self, http: httpx.Client) -> dict[str, Any]:
+    def list_once(self, http: Wire) -> dict[str, Any]:
         began = time.perf_counter()
         answer = http.get("/v1/tasks", params={"all": "true"})
         page: dict[str, Any] = answer.json()
         self.pages_s.append(time.perf_counter() - began)
         return page
 
-    def spawn_once(self, http: httpx.Client) -> None:
+    def spawn_once(self, http: Wire) -> None:
         """And wait until milld has cleaned up after it, so that its work is in nobody's measurement."""
         began = time.perf_counter()
         id_ = spawn(http, QUICK)

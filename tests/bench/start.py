@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import attrs
-import httpx
 
 from tests.bench.raw import Raw
+from tests.bench.wire import Wire
 from tests.node import ROOT, Node, free_port
 
 RUNNING_BOUND = 1.15
@@ -79,18 +79,18 @@ def bare_server() -> Iterator[str]:
             process.terminate()
 
 
-def spawn(http: httpx.Client, body: dict[str, Any]) -> str:
-    answer = http.post("/v1/tasks/spawn", json=body)
+def spawn(http: Wire, body: dict[str, Any]) -> str:
+    answer = http.post("/v1/tasks/spawn", body)
     assert answer.status_code == 201, answer.text
     return str(answer.json()["id"])
 
 
-def wait(http: httpx.Client, id_: str, status: str) -> dict[str, Any]:
+def wait(http: Wire, id_: str, status: str) -> dict[str, Any]:
     record: dict[str, Any] = http.get(f"/v1/tasks/{id_}", params={"wait": status, "timeout": "30"}).json()
     return record
 
 
-def to_running(http: httpx.Client, raw: Raw, rounds: int) -> Pair:
+def to_running(http: Wire, raw: Raw, rounds: int) -> Pair:
     """POST until a waiting GET answers `running`, and the raw calls, by turns."""
     ours, theirs = [], []
     for number in range(rounds + WARM_UP):
@@ -107,7 +107,7 @@ def to_running(http: httpx.Client, raw: Raw, rounds: int) -> Pair:
     return Pair(ours[WARM_UP:], theirs[WARM_UP:])
 
 
-def to_answer(http: httpx.Client, raw: Raw, bare: httpx.Client, rounds: int) -> Pair:
+def to_answer(http: Wire, raw: Raw, bare: Wire, rounds: int) -> Pair:
     """POST until its 201, and the bare server's, by turns; each task has ended and is gone before the next turn."""
     ours, theirs = [], []
     for _ in range(rounds + WARM_UP):
@@ -123,27 +123,26 @@ def to_answer(http: httpx.Client, raw: Raw, bare: httpx.Client, rounds: int) -> 
 
 
 def measure(rounds: int) -> tuple[Pair, Pair]:
-    with bench_node() as node, bare_server() as bare_address:
-        headers = {"authorization": f"Bearer {node.token}"}
-        with (
-            httpx.Client(base_url=node.address, headers=headers, timeout=60) as http,
-            httpx.Client(base_url=bare_address, timeout=60) as bare,
-        ):
-            model = spawn(http, SLEEPER)
-            wait(http, model, "running")
-            raw = Raw(node.socket, model, node.home / "raw")
-            try:
-                return to_running(http, raw, rounds), to_answer(http, raw, bare, 2 * rounds)
-            finally:
-                raw.close()
+    with (
+        bench_node() as node,
+        bare_server() as bare_address,
+        Wire(node.address, node.token) as http,
+        Wire(bare_address) as bare,
+    ):
+        model = spawn(http, SLEEPER)
+        wait(http, model, "running")
+        raw = Raw(node.socket, model, node.home / "raw")
+        try:
+            return to_running(http, raw, rounds), to_answer(http, raw, bare, 2 * rounds)
+        finally:
+            raw.close()
 
 
 def beside_host(network: str, rounds: int) -> Pair:
     """POST to `running` of a task in *network* and of one in the host's, by turns on one node."""
     with bench_node() as node:
-        headers = {"authorization": f"Bearer {node.token}"}
         times: dict[str, list[float]] = {network: [], "host": []}
-        with httpx.Client(base_url=node.address, headers=headers, timeout=60) as http:
+        with Wire(node.address, node.token) as http:
             for number in range(rounds + WARM_UP):
                 for name in (network, "host") if number % 2 else ("host", network):
                     began = time.perf_counter()
