@@ -55,7 +55,7 @@ def find(site: Site, *, allowed: Iterable[int] = ()) -> list[str]:
         partial(_network, idle=bool(allowed)),
     ]  # fmt: skip
     if _answers(site):
-        looks.insert(0, _containerd_objects)
+        looks.insert(0, partial(_containerd_objects, idle=bool(allowed)))
     found = [line for look in looks for line in look(site)]
     return found + [f"process {pid} is left: {line}" for pid, line in processes(site) if pid not in allowed]
 
@@ -139,17 +139,27 @@ def _answers(site: Site) -> bool:
     return site.socket.exists() and bool(_ctr(site, "version"))
 
 
-def _containerd_objects(site: Site) -> Iterator[str]:
+def _containerd_objects(site: Site, *, idle: bool) -> Iterator[str]:
+    """Of a node that is up, the layers that it made ahead for tasks to come are no leak."""
     for id_ in _ctr(site, "containers", "ls", "-q"):
         yield f"container {id_} is left in containerd"
     for row in _ctr(site, "tasks", "ls")[1:]:
         yield f"task {row.split()[0]} is left in containerd ({row.split()[-1]})"
     for snapshotter in SNAPSHOTTERS:
         for row in _ctr(site, "snapshots", "--snapshotter", snapshotter, "ls")[1:]:
-            if row.split()[-1] != "Committed":  # a committed one is a layer of an image
-                yield f"snapshot {row.split()[0]} is left in {snapshotter}"
+            key = row.split()[0]
+            if row.split()[-1] == "Committed":  # a layer of an image
+                continue
+            if not (idle and key not in site.ids and _is_spare(site, snapshotter, key)):
+                yield f"snapshot {key} is left in {snapshotter}"
     for id_ in _ctr(site, "leases", "ls", "-q"):
         yield f"lease {id_} is left in containerd"
+
+
+def _is_spare(site: Site, snapshotter: str, key: str) -> bool:
+    return any(
+        '"mill.spare"' in line for line in _ctr(site, "snapshots", "--snapshotter", snapshotter, "info", key)
+    )
 
 
 def _bundles(site: Site) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 Owns the names of what it makes: container, snapshot and task carry the task's id; the cgroup is where `node_cgroups` says; files
 are in ``<data dir>/tasks/<id>``; everything in containerd is labelled with the node's id. Knows containerd and cgroups, not
-the lifecycle; the daemon makes it.
+the lifecycle; the daemon makes it. Over 400 lines because it is one container's whole way, made, found again and gone.
 """
 
 import json
@@ -19,6 +19,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from mill.checks import parse_signal
 from mill.config import SAMPLE_INTERVAL_S
 from mill.containerd import cleaning, rpcs, shims, users, volumes
+from mill.containerd.cgroups import Meter
 from mill.containerd.container import TaskContainer, patiently, process_of, started_at
 from mill.containerd.failures import start_error
 from mill.containerd.faults import RpcAlreadyExists, RpcError, RpcNotFound, RpcTimeout, RpcUnavailable
@@ -26,10 +27,11 @@ from mill.containerd.host import make_folders, resolve_mounts, with_files, write
 from mill.containerd.images import Images, LocalImage
 from mill.containerd.kept import TASK_EXTENSION
 from mill.containerd.node_cgroups import NodeCgroups
-from mill.containerd.proto import containers_pb2, runc_pb2, snapshots_pb2, task_pb2, tasks_pb2, types_pb2
+from mill.containerd.proto import containers_pb2, runc_pb2, task_pb2, tasks_pb2, types_pb2
 from mill.containerd.rootfs import Looks, look
 from mill.containerd.running import Running
 from mill.containerd.session import Session
+from mill.containerd.spares import Spares, prepare
 from mill.containerd.spec import CPU_PERIOD_US, Host, build, cpu_quota_us, environment
 from mill.containerd.together import finishing, together
 from mill.convert import to_json
@@ -72,6 +74,7 @@ class Runtime:
     allow_mounts: tuple[str, ...]
     _host: Host
     _running: Running
+    _spares: Spares
     _mesh: Mesh | None = None
     _looks: Looks = attrs.field(factory=Looks)
     _found: dict[str, tuple[float, LocalImage]] = attrs.field(factory=dict)
@@ -96,6 +99,9 @@ class Runtime:
                 self._found[spec.image] = (now, image)
         return image
 
+    def ready_id(self, spec: Spec) -> str | None:
+        return self._spares.id_for(spec.name, spec.image)
+
     async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None], marks: Marks) -> LocalImage:
         """The image; one that is there already is found without the network unless the policy says otherwise."""
         image = await self.images.ensure(spec.image, spec.pull, on_progress=on_progress)
@@ -110,7 +116,7 @@ class Runtime:
             await trio.to_thread.run_sync(_touch, self._folder(task.record.id) / STARTED_NAME)
             started = self.clock.now()  # not after the call: a task may have ended by then
             try:
-                await self.session.call(rpcs.TASKS_START, tasks_pb2.StartRequest(container_id=task.record.id))
+                meter = await self._begin(task.record.id)
             except (RpcUnavailable, RpcTimeout):
                 found = await self.adopt(task)
                 if found is not None:
@@ -119,11 +125,27 @@ class Runtime:
                 raise start_error(fault) from None
             else:
                 marks.launched = self.clock.now()
-                return container(started)
+                self._spares.want(task.record.spec.name, task.record.spec.image, image.chain_id)
+                return container(started, meter)
+
+    async def _begin(self, task_id: str) -> Meter:
+        """PID 1 runs; what must outlive its control group is opened while containerd is at it."""
+        meter = self.cgroups.meter(task_id)
+
+        async def keep() -> None:
+            meter.keep()
+
+        request = tasks_pb2.StartRequest(container_id=task_id)
+        try:
+            await together(partial(self.session.call, rpcs.TASKS_START, request), keep)
+        except BaseException:
+            meter.close()
+            raise
+        return meter
 
     async def _create(
         self, task: Task, image: LocalImage, open_pipes: OpenPipes, marks: Marks
-    ) -> Callable[[Time], TaskContainer]:
+    ) -> Callable[[Time, Meter], TaskContainer]:
         """A created container, made anew as often as containerd goes away meanwhile: nothing of the user's has run."""
         while True:
             try:
@@ -137,7 +159,7 @@ class Runtime:
 
     async def _try_create(
         self, task: Task, image: LocalImage, open_pipes: OpenPipes, marks: Marks
-    ) -> Callable[[Time], TaskContainer]:
+    ) -> Callable[[Time, Meter], TaskContainer]:
         """What does not need each other is done at once: it is a fifth of what a start takes besides the runtime's work."""
         task_id, spec = task.record.id, task.record.spec
         if spec.mounts:
@@ -150,7 +172,7 @@ class Runtime:
         place = await self._place(task_id, spec)
         record = partial(self._create_record, task, spec, image, stop_signal, place)
         first: list[Callable[[], Awaitable[Any]]] = [
-            partial(self._snapshot, task_id, image, folder, marks),
+            partial(self._snapshot, task_id, spec, image, marks),
             open_pipes,
             partial(trio.to_thread.run_sync, write_files, folder, task_id, spec, self.ip, place),
         ]
@@ -170,7 +192,7 @@ class Runtime:
             self._mesh.entered(task_id)
         await self._limit_cpu(task_id, cpu_quota_us(spec.cpu))
         await pipes.wait_held()
-        return lambda started: self._container(task_id, started, stop_signal, spec, created.pid)
+        return lambda started, meter: self._container(task_id, started, stop_signal, spec, created.pid, meter)
 
     async def _place(self, task_id: str, spec: Spec) -> Attachment | None:
         """Of a task in the mesh: a network namespace with an address."""
@@ -201,13 +223,15 @@ class Runtime:
         return build(task_id, spec, image.config, user, env, attrs.evolve(host, volumes=binds))
 
     async def _snapshot(
-        self, task_id: str, image: LocalImage, folder: Path, marks: Marks
+        self, task_id: str, spec: Spec, image: LocalImage, marks: Marks
     ) -> list[types_pb2.Mount]:
         """The mounts of a writable layer over the image, which is looked into when it is new."""
-        mounts = await self._prepare(task_id, image.chain_id)
+        mounts = await self._prepare(task_id, spec, image.chain_id)
         marks.snapshot_made = self.clock.now()
         if (key := _look_of(image)) not in self._looks.seen:
-            self._looks.keep(key, await trio.to_thread.run_sync(look, mounts, folder / "rootfs", key[1]))
+            self._looks.keep(
+                key, await trio.to_thread.run_sync(look, mounts, self._folder(task_id) / "rootfs", key[1])
+            )
         return mounts
 
     async def _limit_cpu(self, task_id: str, quota_us: int) -> None:
@@ -221,19 +245,16 @@ class Runtime:
                 rpcs.TASKS_UPDATE, tasks_pb2.UpdateTaskRequest(container_id=task_id, resources=packed)
             )
 
-    async def _prepare(self, task_id: str, chain_id: str) -> list[types_pb2.Mount]:
-        """The task's writable layer. Labelled a root of garbage collection until its container refers to it."""
-        request = snapshots_pb2.PrepareSnapshotRequest(
-            snapshotter=self.session.features.snapshotter,
-            key=task_id,
-            parent=chain_id,
-            labels={"mill.node": self.node_id, "containerd.io/gc.root": "mill"},
-        )
+    async def _prepare(self, task_id: str, spec: Spec, chain_id: str) -> list[types_pb2.Mount]:
+        """The task's writable layer: a spare one, or made now; what is left of one half made goes first."""
+        spare = self._spares.take(spec.name, spec.image, task_id, chain_id)
+        if spare is not None:
+            return spare
         try:
-            return list((await self.session.call(rpcs.SNAPSHOTS_PREPARE, request)).mounts)
+            return await prepare(self.session, self.node_id, task_id, chain_id)
         except RpcAlreadyExists:
             await self.clean_up(task_id)
-            return list((await self.session.call(rpcs.SNAPSHOTS_PREPARE, request)).mounts)
+            return await prepare(self.session, self.node_id, task_id, chain_id)
 
     async def _create_record(
         self, task: Task, spec: Spec, image: LocalImage, stop_signal: int, place: Attachment | None
@@ -272,10 +293,8 @@ class Runtime:
         return containers_pb2.Container.Runtime(name=RUNC_SHIM, options=packed)
 
     def _container(
-        self, task_id: str, started: Time, stop_signal: int, spec: Spec, pid: int
+        self, task_id: str, started: Time, stop_signal: int, spec: Spec, pid: int, meter: Meter
     ) -> TaskContainer:
-        meter = self.cgroups.meter(task_id)
-        meter.keep()
         ip = self.ip if spec.network is Network.HOST else self._mesh.ip_of(task_id) if self._mesh else None
         container = TaskContainer(task_id, started, stop_signal, meter, self.session, self._has_deleted, ip)
         if pid:
@@ -312,7 +331,10 @@ class Runtime:
         stop_signal = _stop_signal(record.container.labels.get("mill.stop-signal", ""))
         ended = process.status == task_pb2.STOPPED
         started = task.record.times.started or started_at(process, self.clock, ended=ended)
-        return self._container(task_id, started, stop_signal, task.record.spec, 0 if ended else process.pid)
+        meter = self.cgroups.meter(task_id)
+        meter.keep()
+        pid = 0 if ended else process.pid
+        return self._container(task_id, started, stop_signal, task.record.spec, pid, meter)
 
     async def _undo(self, task_id: str) -> None:
         """Nothing is left of a start that an earlier milld did not live to finish, nor is containerd at it any more."""
@@ -389,9 +411,12 @@ def _stop_signal(text: str) -> int:
 
 async def serve(runtime: Runtime, *, task_status: trio.TaskStatus[Runtime]) -> None:
     """Sample the running tasks until cancelled; then leave them running."""
+    runtime.images.stock.let_go = runtime._spares.drop  # noqa: SLF001 -- its own module
     try:
-        task_status.started(runtime)
-        await runtime._running.sample_all(SAMPLE_INTERVAL_S)  # noqa: SLF001 -- its own module
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(runtime._spares.keep)  # noqa: SLF001 -- its own module
+            task_status.started(runtime)
+            await runtime._running.sample_all(SAMPLE_INTERVAL_S)  # noqa: SLF001 -- its own module
     finally:
         runtime._running.close()  # noqa: SLF001 -- its own module
         runtime.cgroups.remove_node()

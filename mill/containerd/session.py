@@ -103,6 +103,11 @@ class Session:
     def connected(self) -> bool:
         return self._up.is_set()
 
+    @property
+    def connection(self) -> object:
+        """The same object as long as the connection has not been lost."""
+        return self._up
+
     async def wait_connected(self) -> None:
         await self._up.wait()
 

@@ -3,7 +3,7 @@
 What a digest means never changes, so that much is remembered; names are asked for. Called by `images` and `budget`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import attrs
 import structlog
@@ -57,6 +57,8 @@ class Stock:
     platform: oci.Platform
     node_id: str
     now: Callable[[], float]
+    let_go: Callable[[], Awaitable[None]] = attrs.field(default=trio.lowlevel.checkpoint, init=False)
+    """Called before an image goes: whoever keeps layers of it ahead lets them go."""
     changes: int = attrs.field(default=0, init=False)
     _known: dict[str, Unpacked] = attrs.field(factory=dict, init=False, repr=False)
     _used: dict[str, float] = attrs.field(factory=dict, init=False, repr=False)
@@ -113,6 +115,7 @@ class Stock:
     async def delete(self, name: str) -> None:
         """With the garbage collection that frees what only this name kept, however long that takes."""
         self.changes += 1
+        await self.let_go()
         request = images_pb2.DeleteImageRequest(name=name, sync=True)
         await self.session.call(rpcs.IMAGES_DELETE, request, timeout_s=None)
         self._used.pop(name, None)

@@ -35,6 +35,7 @@ from mill.containerd.node_cgroups import NodeCgroups, check_systemd
 from mill.containerd.running import Running
 from mill.containerd.runtime import Runtime
 from mill.containerd.session import Session
+from mill.containerd.spares import Spares
 from mill.daemon import datadir, host, meters, rebuild, soundness
 from mill.daemon.clock import SystemClock
 from mill.daemon.meters import Meters
@@ -60,6 +61,7 @@ from mill.security.tokens import ADMIN, Tokens, hash_of, read_or_make
 from mill.store import Store
 from mill.store import serve as serve_store
 from mill.tasks import service as task_service
+from mill.tasks.drafts import Choice, new_id
 from mill.tasks.events import Events
 from mill.tasks.lifecycle import World
 from mill.tasks.service import Identity, Tasks
@@ -242,8 +244,14 @@ def _runtime(
         allow_mounts=config.allow_mounts,
         host=containerd_host.describe(platform.machine(), cgroups, own.annotations),
         running=Running(clock),
+        spares=Spares(containerd, node_id, partial(_further_id, SystemRandom()), clock.boottime),
         mesh=mesh,
     )
+
+
+def _further_id(choice: Choice, name: str) -> str:
+    """What a further task of that name may be called; whether it is free shows when it is spawned."""
+    return new_id(name, choice, lambda _: False)
 
 
 def _core(

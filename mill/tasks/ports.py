@@ -183,6 +183,9 @@ class Runtime(Protocol):
     async def find_image(self, spec: Spec) -> Any | None:
         """The image if it is here, so that a start needs no pull; `Unavailable` when that cannot be told."""
 
+    def ready_id(self, spec: Spec) -> str | None:
+        """An id for which part of the work is done already, if there is one; instant. Whether it is free is not known here."""
+
     async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None], marks: Marks) -> Any:
         """The image, ready to start from; `PullError`."""
 

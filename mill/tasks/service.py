@@ -87,10 +87,7 @@ class Tasks:
                 f"node {self._me.name} is being drained: it takes no new task until 'mill nodes undrain'"
             )
         self._room.check(sum(live.task.record.status in _STARTING for live in self.table))
-        taken = self.ledger.reservations
-        task_id = new_id(
-            spec.name, self._choice, lambda made: made in taken or self.table.get(made) is not None
-        )
+        task_id = self._choose_id(spec)
         self.ledger.reserve(task_id, asked)
         try:
             spec = self._world.mesh.reserve(task_id, spec)
@@ -101,7 +98,21 @@ class Tasks:
         status = Status.PULLING if image is None else Status.STARTING
         live = self.table.add(await self._record(task_id, spec, template, status, created), image)
         self._nursery.start_soon(self._supervise, live, False)
+        if image is not None:
+            for _ in range(
+                2
+            ):  # its first calls are under way before the answer is made, which takes a millisecond
+                await trio.lowlevel.cancel_shielded_checkpoint()
         return live.record
+
+    def _choose_id(self, spec: Spec) -> str:
+        """One that no task has now; one that the runtime has prepared something for, if it can be."""
+
+        def taken(task_id: str) -> bool:
+            return task_id in self.ledger.reservations or self.table.get(task_id) is not None
+
+        ready = self._world.runtime.ready_id(spec)
+        return new_id(spec.name, self._choice, taken) if ready is None or taken(ready) else ready
 
     async def _record(
         self, task_id: str, spec: Spec, template: str | None, status: Status, created: Time

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from mill.containerd import embedded
 from mill.containerd import session as session_service
 from mill.containerd.session import Session
 from tests.containerd.places import Place
+from tests.containerd.tasks import Lab
 
 RUN_EMBEDDED = """
 import signal, sys
@@ -76,3 +77,11 @@ async def place(data_dir: Path, nursery: trio.Nursery) -> Place:
     socket: str = await nursery.start(embedded.serve, data_dir)
     session: Session = await nursery.start(session_service.serve, socket)
     return Place(session, nursery)
+
+
+@pytest.fixture
+async def lab(nursery: trio.Nursery, session: Session, data_dir: Path) -> AsyncIterator[Lab]:
+    lab = await Lab.open(nursery, session, data_dir)
+    yield lab
+    with trio.CancelScope(shield=True):
+        await lab.close()

@@ -22,6 +22,7 @@ from mill.containerd.proto import containers_pb2, snapshots_pb2, tasks_pb2
 from mill.containerd.running import Running
 from mill.containerd.runtime import Runtime
 from mill.containerd.session import Session
+from mill.containerd.spares import Spares
 from mill.daemon.clock import SystemClock
 from mill.model import Duration, Network, Owned, Record, Size, Spec, Status, Task, Time, Times
 from mill.tasks.marks import Marks
@@ -112,6 +113,7 @@ class Lab:
             cgroups=NodeCgroups(cgroups, node_id[:8]),
             host=describe(platform.machine(), cgroups),
             running=Running(self.clock),
+            spares=Spares(self.session, node_id, lambda name: f"{name}-spare", self.clock.boottime),
         )
 
     def task(self, *args: str, env: dict[str, str] | None = None, **fields: Any) -> Task:

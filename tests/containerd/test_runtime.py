@@ -1,8 +1,6 @@
 """The runtime's side of `tasks.ports`, against a real containerd and runc: start, end, adoption, cleaning."""
 
 import os
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -12,7 +10,6 @@ import trio
 from mill.containerd import runtime as runtime_module
 from mill.containerd.faults import RpcUnavailable
 from mill.containerd.runtime import Runtime
-from mill.containerd.session import Session
 from mill.errors import PullError, StartError
 from mill.model import Mount, MountType, Network, PullPolicy, Size
 from mill.tasks.marks import Marks
@@ -23,14 +20,6 @@ from tests.images import busybox_image, make_layer
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers are root's")
 SIGTERM, SIGKILL, SIGUSR1 = 15, 9, 10
 DIED_OF = 128
-
-
-@pytest.fixture
-async def lab(nursery: trio.Nursery, session: Session, data_dir: Path) -> AsyncIterator[Lab]:
-    lab = await Lab.open(nursery, session, data_dir)
-    yield lab
-    with trio.CancelScope(shield=True):
-        await lab.close()
 
 
 @pytest.fixture

@@ -304,6 +304,8 @@ class FakeRuntime:
     lost: str | None = None
     """`adopt` cannot know any more."""
     find_error: MillError | None = None
+    ready: dict[str, str] = attrs.field(factory=dict)
+    """Ids that part of the work is done for, by name."""
     clean_up_error: MillError | None = None
     containers: dict[str, FakeContainer] = attrs.field(factory=dict)
     swept: list[str] = attrs.field(factory=list)
@@ -316,6 +318,9 @@ class FakeRuntime:
         if self.find_error is not None:
             raise self.find_error
         return spec.image if spec.image in self.images else None
+
+    def ready_id(self, spec: Spec) -> str | None:
+        return self.ready.get(spec.name)
 
     async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None], marks: Marks) -> str:
         self.journal.append("pull")
