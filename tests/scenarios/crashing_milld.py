@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Any
 
 from mill.containerd import container, content, rpcs, runtime, session
+from mill.containerd.spares import Spares
 from mill.daemon import main
 from mill.logs.store import Logs
 from mill.model import Task
@@ -73,10 +74,11 @@ def after_put(condition: Callable[[Task], bool]) -> None:
 POINTS: Mapping[str, Callable[[], None]] = {
     "after the record": lambda: after(Store, "insert", lambda _, task: mine(task.record.id)),
     "mid-pull": lambda: before(content, "_commit", lambda _, blob, __: blob.size > MIB),
-    "after the snapshot": lambda: after(runtime.Runtime, "_prepare", lambda _, task_id, __: mine(task_id)),
+    "after the snapshot": lambda: after(runtime.Runtime, "_prepare", lambda _, task_id, *__: mine(task_id)),
     "after the container": lambda: after_call(rpcs.CONTAINERS_CREATE, "container.id"),
     "after Create": lambda: after_call(rpcs.TASKS_CREATE, "container_id"),
     "after Start, before running is recorded": lambda: after_call(rpcs.TASKS_START, "container_id"),
+    "after a layer is made ahead": lambda: after(Spares, "_make", lambda _, key, __: key[0] == _name),
     "after running is recorded": lambda: after_put(lambda task: task.record.status == "running"),
     "while running": lambda: None,  # the test kills it
     "after the kill wish is recorded": lambda: after_put(lambda task: task.owned.kill is not None),
