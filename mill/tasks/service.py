@@ -187,14 +187,17 @@ class Tasks:
         return sorted(found, key=lambda record: (record.times.created, record.id), reverse=True)
 
     async def page(self, wanted: Filter, after: Position | None, limit: int) -> Page:
-        """All records that match, ended ones too, newest first, after (created, id) *after*."""
+        """All records that match, ended ones too, newest first, after (created, id) *after*.
+
+        A row may be a moment ahead of what its commit has told: such a task is shown as everybody else sees it yet.
+        """
         usage = self._world.runtime.usage()
         page = await self._store.page(wanted, after, limit)
+        told = [live.record if (live := self.table.get(row.id)) else row for row in page.records]
         used = [
-            attrs.evolve(record, usage=usage[record.id]) if record.id in usage else record
-            for record in page.records
+            attrs.evolve(record, usage=usage[record.id]) if record.id in usage else record for record in told
         ]
-        return Page(used, page.next)
+        return Page([record for record in used if wanted.accepts(record)], page.next)
 
     async def kill(self, task_id: str, by: str, *, signal: int | None, grace: Duration | None) -> Record:
         """Wish the task's end, durably; a second wish may hurry the first. No effect on a task that has ended.

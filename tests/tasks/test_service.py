@@ -1,5 +1,6 @@
 """The node's tasks as the API sees them: spawn, list, wait, kill."""
 
+import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -238,6 +239,17 @@ async def test_live_tasks_are_listed_newest_first_with_what_they_use(scene: Scen
         assert tasks.live(ANY) == []
         assert [record.id for record in (await tasks.page(ANY, None, 10)).records] == [new, old]
         assert (await tasks.page(ANY, None, 10)).records[0].usage is None
+
+
+async def test_a_page_tells_no_end_before_everybody_is_told_of_it(scene: Scene) -> None:
+    """Between a commit and its return the row says more than the table."""
+    async with scene.milld() as tasks:
+        task_id = await spawn(tasks)
+        await tasks.wait(task_id, "running", 60.0)
+        ended = make_record(task_id, Status.STOPPED)
+        scene.records.rows[task_id] = attrs.evolve(scene.records.rows[task_id], record=ended)
+        assert [record.status for record in (await tasks.page(ANY, None, 10)).records] == [Status.RUNNING]
+        assert (await tasks.page(Filter(statuses=("stopped",)), None, 10)).records == []
 
 
 async def test_stats_are_of_running_tasks_only(scene: Scene) -> None:
