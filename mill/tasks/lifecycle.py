@@ -19,7 +19,16 @@ from mill.errors import Interrupted, NoSpace, PullError, RuntimeFault, StartErro
 from mill.model import Deadline, Ended, Exit, Kill, Status
 from mill.tasks.marks import Marks
 from mill.tasks.ports import Clock, Container, Logs, Mesh, Runtime
-from mill.tasks.states import faulted, judge, killed_before_start, to_end, to_running, to_starting
+from mill.tasks.states import (
+    Toll,
+    faulted,
+    judge,
+    killed_before_start,
+    signal_of,
+    to_end,
+    to_running,
+    to_starting,
+)
 from mill.tasks.table import RETRY_COMMIT_S, LiveTask
 
 SIGKILL = 9
@@ -43,12 +52,12 @@ async def run_task(live: LiveTask, world: World, *, adopted: bool = False) -> No
 
     *adopted*: an earlier milld left it at that status, and a container of it may exist.
     """
-    life = _Life(live, world)
+    life = _Life(live, world, adopted)
     fault: RuntimeFault | None = None
     try:
         with live.kill_scope:
             if live.task.owned.ending is None:
-                await life.live_on(adopted=adopted)
+                await life.live_on()
     except RuntimeFault as error:
         fault = error
     end = await life.finish(fault)
@@ -62,6 +71,7 @@ class _Life:
 
     live: LiveTask
     world: World
+    adopted: bool
     container: Container | None = None
     exit: Exit | None = None
 
@@ -69,9 +79,9 @@ class _Life:
     def status(self) -> Status:
         return self.live.task.record.status
 
-    async def live_on(self, *, adopted: bool) -> None:
+    async def live_on(self) -> None:
         """Up to the exit, or to the deadline."""
-        if adopted and self.status is not Status.PULLING:
+        if self.adopted and self.status is not Status.PULLING:
             await self._adopt()
         if self.container is None:
             self.container = await self._start(await self._image())
@@ -218,8 +228,17 @@ class _Life:
         if fault is not None or self.exit is None:
             ended = faulted(fault or Interrupted("its exit was not seen"), now)
             return attrs.evolve(ended, oom_kills=toll.oom_kills, peak_memory=toll.peak_memory)
+        reached = reached or (self.adopted and self._was_reached(self.container, self.exit, toll))
         timeout_s = spec.timeout if reached and kill is None else None
         return judge(self.exit, toll, kill=kill if reached else None, timeout_s=timeout_s, memory=spec.memory)
+
+    def _was_reached(self, container: Container, exit_: Exit, toll: Toll) -> bool:
+        """Whether it seems that an earlier milld's signal ended it: that milld left before it could store the end."""
+        kill, spec = self.live.kill, self.live.task.record.spec
+        if kill is not None:
+            return exit_.at >= kill.at
+        overdue = exit_.at - container.started >= spec.timeout and not toll.oom_kills
+        return overdue and signal_of(exit_.code) in {container.stop_signal, SIGKILL}
 
     async def _stop(self, container: Container, kill: Kill) -> tuple[Exit, bool]:
         """Signal, grace, SIGKILL; and whether the first signal still found it alive."""

@@ -135,7 +135,7 @@ async def wait_status(live: LiveTask, status: Status) -> None:
 
 async def kill(live: LiveTask, grace_s: float = 10.0, signal: int | None = None) -> None:
     """What the service does for a DELETE."""
-    wish = Kill("admin", Time(0.0), Duration(grace_s), signal)
+    wish = Kill("admin", Time(EPOCH + trio.current_time()), Duration(grace_s), signal)
     live.wish_kill(wish)
     await live.record_kill(trio.Event())
     live.request_kill(wish, trio.current_time())

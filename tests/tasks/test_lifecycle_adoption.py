@@ -203,6 +203,46 @@ async def test_a_kill_that_was_stored_before_the_restart_is_carried_out_or_came_
         assert end_of(live) == end, status
 
 
+@pytest.mark.parametrize(("ignores", "code"), [(frozenset({SIGTERM}), 3), (frozenset[int](), 143)])
+async def test_whom_a_milld_killed_that_left_before_the_end_was_killed(
+    scene: Scene, ignores: frozenset[int], code: int
+) -> None:
+    """Whether it dies of the signal, or ends in its own way because of it."""
+    scene.runtime.program = Program(ignores=ignores, dies_after_s=2.0)
+    live = scene.live()
+    async with scene.life(live):
+        await wait_status(live, Status.RUNNING)
+        await kill(live, 60.0)
+        await trio.sleep(1.0)
+    scene.runtime[live.id].end(3, after_s=4.0)
+    await trio.sleep(5.0)
+    again = scene.again(scene.records.rows[live.id])
+    await run_task(again, scene.world, adopted=True)
+    assert end_of(again) == (Status.STOPPED, Reason.KILLED)
+    assert (again.record.exit_code, again.record.detail) == (code, "admin")
+
+
+@pytest.mark.parametrize(
+    ("ends_s", "code", "end"),
+    [
+        (62.0, 143, (Status.FAILED, Reason.TIMEOUT)),
+        (50.0, 143, (Status.FAILED, Reason.SIGNAL)),
+        (62.0, 0, (Status.STOPPED, Reason.EXIT)),
+    ],
+)
+async def test_who_died_of_our_signal_after_its_timeout_timed_out_though_the_milld_that_sent_it_left(
+    scene: Scene, ends_s: float, code: int, end: tuple[Status, Reason]
+) -> None:
+    live = scene.live(timeout=60.0)
+    async with scene.life(live):
+        await wait_status(live, Status.RUNNING)
+    scene.runtime[live.id].end(code, after_s=ends_s)
+    await trio.sleep(100.0)
+    again = scene.again(scene.records.rows[live.id])
+    await run_task(again, scene.world, adopted=True)
+    assert end_of(again) == end
+
+
 async def test_who_runs_on_is_adopted_with_the_same_deadline(scene: Scene) -> None:
     live = scene.live(timeout=60.0)
     async with scene.life(live):
