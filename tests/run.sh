@@ -13,7 +13,7 @@ cd "$root"
 [ "$(id -u)" = 0 ] || fail "the tests run containers: please run as root"
 need_runtime
 need docker-registry=docker-registry skopeo=skopeo htpasswd=apache2-utils ip=iproute2 openssl=openssl podman=podman \
-    dig=bind9-dnsutils
+    dig=bind9-dnsutils strace=strace dockerd=docker.io
 make_venv '[dev]'
 
 say "ruff"

@@ -4,73 +4,19 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from tests import leaks
 from tests.node import MakeNode, Node, free_port
+from tests.scenarios.mesh import SERVE, SMALL, WITHIN_S, fetch, page, running, said, spawn, until
 from tests.world import Host, hosts, run
 
-SMALL = {"image": "busybox", "cpu": 0.05, "memory": "16M", "grace": 0.2, "network": "mesh"}
-WITHIN_S = 20.0
-POLL_S = 0.05
 LONG = bool(os.environ.get("MILL_LONG"))
-SERVE = "mkdir -p /w && echo hello > /w/index.html && exec httpd -f -p 8080 -h /w"
-
-
-def spawn(node: Node, script: str, **fields: Any) -> str:
-    body = {**SMALL, "args": ["sh", "-c", script], **fields}
-    answer = node.api("POST", "/v1/tasks/spawn", json=body)
-    assert answer.status_code == 201, answer.text
-    return str(answer.json()["id"])
-
-
-def running(node: Node, script: str, **fields: Any) -> dict[str, Any]:
-    """The record of a task that runs."""
-    task_id = spawn(node, script, **fields)
-    record: dict[str, Any] = node.api(
-        "GET", f"/v1/tasks/{task_id}", params={"wait": "running", "timeout": WITHIN_S}
-    ).json()
-    assert record["status"] == "running", record
-    return record
-
-
-def said(node: Node, script: str, **fields: Any) -> str:
-    """What a script printed, once it has ended well."""
-    task_id = spawn(node, script, **fields)
-    params = {"wait": "terminal", "timeout": 60}
-    record = node.api("GET", f"/v1/tasks/{task_id}", params=params).json()
-    text = node.api("GET", f"/v1/tasks/{task_id}/logs", headers={"Accept": "text/plain"}).text
-    assert record["exit_code"] == 0, (record, text)
-    return text
-
-
-def fetch(address: str, tries: int = 40) -> str:
-    """For a script: an HTTP page of a task that may need a moment to listen."""
-    return f"for i in $(seq {tries}); do wget -qO- http://{address}/ && exit 0; sleep 0.1; done; exit 1"
-
-
-def until(condition: Callable[[], bool], within_s: float = WITHIN_S) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        leaks._pause()
-
-
-def page(port: int, host: str = "127.0.0.1") -> str:
-    """By a port of the host, once the task listens."""
-    deadline = time.monotonic() + WITHIN_S
-    while True:
-        try:
-            return httpx.get(f"http://{host}:{port}/", timeout=5).text
-        except httpx.TransportError:
-            assert time.monotonic() < deadline
-            leaks._pause()
 
 
 # -- one node -------------------------------------------------------------------------------------------------------
@@ -171,7 +117,7 @@ def test_a_stop_leaves_the_network_of_running_tasks_alone(make_node: MakeNode) -
     node.terminate()
     _, rest = leaks.network_of(node.node_id[:8])
     assert f"link mill-{node.node_id[:8]}" in rest
-    assert httpx.get(f"http://{server['ip']}:8080/", timeout=5).text == "hello\n"
+    assert page(8080, server["ip"]) == "hello\n"
     node.start()
     assert node.api("GET", f"/v1/tasks/{client['id']}").json()["status"] == "running"
     other = running(node, "sleep 60")
