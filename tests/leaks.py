@@ -27,7 +27,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 SHIM_SOCKETS = Path("/run/containerd/s")
 RUNC_STATE = Path("/run/containerd/runc/mill")
 NETNS = Path("/run/netns")
-_HOSTS_OF_TESTS = re.compile(r"(?:/var)?/run/netns/m[tw][0-9]+-[0-9]+")
+_HOSTS_OF_TESTS = re.compile(r"(?:/var)?/run/netns/m[tw][0-9]+-[0-9]+|/tmp/mill-docker-[^/]+/.+")
 SNAPSHOTTERS = ("overlayfs", "native")
 CLEAN_WITHIN_S = stretched(8)
 """Removing what ended tasks used takes well under a second each; a loaded machine gets more."""
@@ -71,7 +71,7 @@ def wait_clean(
 
 
 def network_namespaces() -> frozenset[str]:
-    """Names in /run/netns and every bind mount of a network namespace, but for the hosts that other tests make (`world`)."""
+    """Names in /run/netns and every bind mount of a network namespace, but for the hosts and Dockers that tests make."""
     named = {str(path) for path in NETNS.iterdir()} if NETNS.is_dir() else set()
     found = named | {where for kind, where in _mount_table() if kind == "nsfs"}
     return frozenset(where for where in found if _HOSTS_OF_TESTS.fullmatch(where) is None)
