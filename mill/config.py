@@ -81,6 +81,16 @@ DEFAULT_MESH = IPv4Network("10.99.0.0/16")
 """Where tasks of network mesh have their addresses: room for 64 nodes of 1021 tasks."""
 VXLAN_PORT = 4789
 """What IANA gave to VXLAN (RFC 7348)."""
+PUBLISH_PORT_CONNECTIONS = 512
+"""Open connections of one published port, at most; a further one is reset, which its client sees at once. From 1 on."""
+PUBLISH_NODE_CONNECTIONS = 1024
+"""The same for all published ports of a node: two descriptors each, and 64 kB where both sides take nothing. Where milld may
+open few files it is less: never more than a quarter of them."""
+PUBLISH_HALF_CLOSED_S = 600.0
+"""Where one side has ended and nothing passes for so long, the other is ended too: clients that leave are not told from those
+that only have nothing more to say (nginx's proxy_timeout is as long). As long as neither has ended, silence is no reason."""
+PUBLISH_KEEPALIVE_S = 60
+"""Of silence until the kernel asks whether the other side is still there; one that has vanished is noticed within twice that."""
 
 
 _MIRROR = re.compile(

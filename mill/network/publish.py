@@ -2,11 +2,12 @@
 
 By a proxy in milld and not by rules of the kernel: it serves loopback and everybody else alike, and a port is taken from
 the moment of the spawn on, so that a clash is the spawn's error. The price: the task sees the gateway as its client, and
-while no milld runs the port does not answer.
+while no milld runs the port does not answer. `relay` has the connections.
 """
 
 import errno
 import socket
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from ipaddress import IPv4Address
@@ -17,11 +18,9 @@ import trio
 
 from mill.errors import Conflict, FieldError, MillError
 from mill.model import Publish
+from mill.network.relay import Limits, Room, Way, relay
 
 BACKLOG = 128
-CONNECT_S = 10.0
-"""For the task to accept; it is on this host."""
-CHUNK_BYTES = 1 << 16
 
 log = structlog.get_logger()
 
@@ -45,7 +44,15 @@ class Ports:
     """The published ports of all tasks of the node."""
 
     _nursery: trio.Nursery
+    _limits: Limits = attrs.field(factory=Limits.of_this_process)
     _tasks: dict[str, _Published] = attrs.field(factory=dict)
+    room: Room = attrs.field(init=False)
+    """The connections of all of them."""
+    refused: Counter[str] = attrs.field(factory=Counter)
+    """Connections, as of `relay.Way`."""
+
+    def __attrs_post_init__(self) -> None:
+        self.room = Room(self._limits.node)
 
     def reserve(self, task_id: str, ports: Sequence[Publish]) -> tuple[Publish, ...]:
         """*ports*, each with its port of the host, which is taken from now on; `Conflict` when one is in use."""
@@ -88,7 +95,18 @@ class Ports:
         published = self._tasks.get(task_id)
         if published is not None and not published.serving:
             published.serving = True
-            self._nursery.start_soon(_serve, published, address)
+            self._nursery.start_soon(self._serve, task_id, published, address)
+
+    async def _serve(self, task_id: str, published: _Published, address: IPv4Address) -> None:
+        with published.scope:
+            async with trio.open_nursery() as nursery:
+                for port, each in zip(published.ports, published.sockets, strict=True):
+                    listener = trio.SocketListener(trio.socket.from_stdlib_socket(_unblocked(each)))
+                    room = Room(self._limits.port, f"{port.host} of {task_id}")
+                    way = Way(
+                        str(address), port.port, room, self.room, self.refused, self._limits.half_closed_s
+                    )
+                    nursery.start_soon(trio.serve_listeners, partial(relay, way), [listener])
 
     def release(self, task_id: str) -> None:
         published = self._tasks.pop(task_id, None)
@@ -116,36 +134,6 @@ def _listen(index: int, port: Publish) -> socket.socket:
     return listener
 
 
-async def _serve(published: _Published, address: IPv4Address) -> None:
-    listeners = [
-        trio.SocketListener(trio.socket.from_stdlib_socket(_unblocked(each))) for each in published.sockets
-    ]
-    with published.scope:
-        async with trio.open_nursery() as nursery:
-            for port, listener in zip(published.ports, listeners, strict=True):
-                nursery.start_soon(
-                    partial(trio.serve_listeners, partial(_lead, str(address), port.port), [listener])
-                )
-
-
 def _unblocked(sock: socket.socket) -> socket.socket:
     sock.setblocking(False)
     return sock
-
-
-async def _lead(address: str, port: int, client: trio.SocketStream) -> None:
-    """One connection; its end is nobody's fault."""
-    try:
-        with trio.fail_after(CONNECT_S):
-            task = await trio.open_tcp_stream(address, port)
-        async with task, trio.open_nursery() as nursery:
-            nursery.start_soon(_copy, client, task)
-            nursery.start_soon(_copy, task, client)
-    except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
-        pass
-
-
-async def _copy(source: trio.SocketStream, sink: trio.SocketStream) -> None:
-    while data := await source.receive_some(CHUNK_BYTES):
-        await sink.send_all(data)
-    await sink.send_eof()

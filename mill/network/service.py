@@ -73,7 +73,7 @@ class Mesh:
     _links: Links
     _rules: Rules
     _leases: Leases
-    _ports: Ports
+    ports: Ports
     _pool: Pool = attrs.field(init=False)
     fault: str | None = None
     """Why no task can have a network now."""
@@ -105,7 +105,7 @@ class Mesh:
             raise Unavailable(f"the mesh network is not available on this node: {self.fault}")
         if len(self._reserved) >= self._leases.capacity:
             raise NoCapacity(self._leases.exhausted)
-        ports = self._ports.reserve(task_id, spec.publish)
+        ports = self.ports.reserve(task_id, spec.publish)
         self._reserved.add(task_id)
         self._allot(task_id)
         return attrs.evolve(spec, publish=ports) if ports else spec
@@ -124,7 +124,7 @@ class Mesh:
         if task_id in self._reserved:
             self._reserved.remove(task_id)
             self._reserved.add(other)
-            self._ports.rename(task_id, other)
+            self.ports.rename(task_id, other)
             if task_id in self._leases:
                 self._leases.pass_on(task_id, other)
             if task_id in self._attached:
@@ -134,15 +134,15 @@ class Mesh:
         if spec.network is not Network.MESH:
             return
         self._reserved.add(task_id)
-        self._ports.adopt(task_id, spec.publish)
+        self.ports.adopt(task_id, spec.publish)
         if (address := self._leases.of(task_id)) is not None:
-            self._ports.serve(task_id, address)
+            self.ports.serve(task_id, address)
         else:
             self._allot(task_id)
 
     def release(self, task_id: str) -> None:
         self._reserved.discard(task_id)
-        self._ports.release(task_id)
+        self.ports.release(task_id)
         self.detach(task_id)
 
     # -- for the runtime --------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class Mesh:
     async def attach(self, task_id: str) -> Attachment:
         ready = self._attached.get(task_id) or await self._namespace_for(task_id)
         self._attached[task_id] = ready
-        self._ports.serve(task_id, ready.address)
+        self.ports.serve(task_id, ready.address)
         return Attachment(str(ready.address), ready.path, self.nameserver)
 
     async def _namespace_for(self, task_id: str) -> Ready:
@@ -242,7 +242,7 @@ class Mesh:
 
     async def _leave(self) -> None:
         """Ready namespaces go with their descriptors; all else too, unless tasks run on."""
-        self._ports.close()
+        self.ports.close()
         for task_id in list(self._attached):
             self.entered(task_id)
         for ready in self._pool.close():
