@@ -17,6 +17,7 @@ from mill.tasks.states import ENDS
 _CALL_BUCKETS_S = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5)
 _ANSWER_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0)
 """Few, since each is a line for every method, and for every route with its methods and statuses."""
+_DNS_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _LAG_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _PULL_BUCKETS_S = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _START_BUCKETS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -69,6 +70,7 @@ class Meters:
     _answers: Counter
     _answer_seconds: Histogram
     _lag: Histogram
+    _asked: Histogram
     _by_path: dict[str, tuple[str, Histogram | None]] = attrs.field(factory=dict)
     """A method's label and its series, by path: finding them anew takes longer than counting."""
 
@@ -104,6 +106,12 @@ class Meters:
                 _ANSWER_BUCKETS_S,
             ),
             histogram("mill_event_loop_lag", lag, [], _LAG_BUCKETS_S),
+            histogram(
+                "mill_dns_upstream_duration",
+                "From a question that resolvers were asked to its answer, or to the end of all tries.",
+                [],
+                _DNS_BUCKETS_S,
+            ),
         )
 
     def on_commit(self, before: Record, after: Record) -> None:
@@ -142,6 +150,10 @@ class Meters:
         self._answers.labels(*labels).inc()
         if answered.seconds is not None:
             self._answer_seconds.labels(*labels).observe(answered.seconds)
+
+    def on_asked(self, seconds: float) -> None:
+        """As `dns.forward.OnAsked`."""
+        self._asked.observe(seconds)
 
     async def watch_lag(self) -> None:
         """Sample the event loop's lag, for ever."""

@@ -29,9 +29,14 @@ from mill.containerd.images import LocalImage
 from mill.containerd.registry import Registry
 from mill.containerd.session import Session
 from mill.daemon.meters import Meters
+from mill.dns.forward import FAILURES
+from mill.dns.responder import SOURCES
+from mill.dns.service import Dns
 from mill.errors import PULL_DETAILS
 from mill.logs.store import Logs
 from mill.model import Resources
+from mill.network.publish import Ports
+from mill.network.relay import REFUSED_BY
 from mill.tasks.ledger import REFUSALS
 from mill.tasks.service import Tasks
 from mill.tasks.states import LIVE
@@ -52,6 +57,8 @@ class Levels:
     flights: Flights[LocalImage]
     registry: Registry
     logs: Logs
+    dns: Dns
+    ports: Ports
     load: Load
 
     def families(self) -> Iterator[Metric]:
@@ -63,6 +70,8 @@ class Levels:
         yield from self._of_tasks()
         yield from self._of_pulls()
         yield from self._of_logs()
+        yield from self._of_names()
+        yield from self._of_ports()
         yield GaugeMetricFamily("mill_api_connections", "Open connections.", self.load.connections)
         what = "Requests whose answer is not all out yet; follows and waits, too."
         yield GaugeMetricFamily("mill_api_requests_in_flight", what, self.load.requests)
@@ -95,6 +104,22 @@ class Levels:
         what = "Logs dropped before their time for the limit, with their indexes; output that a full disk did not take."
         causes = {"limit": budget.dropped_bytes, "disk": budget.lost_bytes}
         yield _counters("mill_log_dropped", what, "cause", causes, causes, unit="bytes")
+
+    def _of_names(self) -> Iterator[Metric]:
+        what = "DNS queries by where the answer came from and its rcode; those that got none were dropped."
+        answers = CounterMetricFamily("mill_dns_queries", what, labels=["source", "rcode"])
+        counts = self.dns.counts
+        for one in dict.fromkeys((*((source, code) for source, codes in SOURCES for code in codes), *counts)):
+            answers.add_metric(one, counts[one])
+        yield answers
+        what = "Tries at a resolver that brought no answer, and questions that none was asked, by reason."
+        yield _counters("mill_dns_upstream_failures", what, "reason", self.dns.failures, FAILURES)
+
+    def _of_ports(self) -> Iterator[Metric]:
+        there = self.ports.room.taken
+        yield GaugeMetricFamily("mill_published_connections", "Open connections of published ports.", there)
+        what = "Connections to published ports that were reset, by whose limit was reached: the port's, or the node's."
+        yield _counters("mill_published_refusals", what, "limit", self.ports.refused, REFUSED_BY)
 
 
 def _resources(kind: str, what: str, value: Resources) -> Iterator[Metric]:

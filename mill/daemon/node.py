@@ -118,9 +118,9 @@ async def serve_node(
         limits = {"max_bytes": config.log_max_bytes, "retention_s": config.log_retention_secs}
         await layer(retention.serve, logs, tasks, **limits)
         engine.images.holds.ask_tasks(tasks.images)
-        await _dns(config, dns_port, tasks, engine, mesh, layer)
+        names = await _dns(config, dns_port, tasks, engine, mesh, counted, layer)
         templates = await Templates.load(store, config.templates)
-        metrics = Metrics(counted, _levels(tasks, engine, logs, load := Load()))
+        metrics = Metrics(counted, _levels(tasks, engine, logs, names, mesh, load := Load()))
         nodes = await Nodes.load(store, tasks, engine, clock.now())
         core = _core(config, nodes, tasks, logs, Events(store), engine, templates, clock, metrics)
         await layer(api_server.serve, api_app.make_app(core), sock, load)
@@ -162,19 +162,25 @@ async def _engine(config: Config, layer: Layer, clock: SystemClock, counted: Met
 
 
 async def _dns(
-    config: Config, port: Listener, tasks: Tasks, engine: Runtime, mesh: Mesh, layer: Layer
-) -> None:
+    config: Config,
+    port: Listener,
+    tasks: Tasks,
+    engine: Runtime,
+    mesh: Mesh,
+    counted: Meters,
+    layer: Layer,
+) -> Dns:
     """Names answer as the table has them: on the host's port, and for tasks at their gateway."""
     zone = Zone(TaskNames(tasks.table, engine.ip, mesh.ip_of), engine.ip, config.mesh_cidr)
-    served: Dns = await layer(
-        dns_service.serve, zone, SystemRandom(), listens=[port], upstreams=config.dns_upstream
-    )
+    serve = partial(dns_service.serve, upstreams=config.dns_upstream, on_asked=counted.on_asked)
+    served: Dns = await layer(serve, zone, SystemRandom(), listens=[port])
     try:
         await served.listen(f"{mesh.gateway}:{DNS_PORT}")
     except SetupError as error:
         log.warning("tasks of network mesh have the host's resolvers, and no names of tasks", why=str(error))
     else:
         mesh.nameserver = str(mesh.gateway)
+    return served
 
 
 async def _containerd_socket(config: Config, layer: Layer) -> str:
@@ -284,7 +290,7 @@ def _core(
     )
 
 
-def _levels(tasks: Tasks, engine: Runtime, logs: Logs, load: Load) -> Levels:
+def _levels(tasks: Tasks, engine: Runtime, logs: Logs, names: Dns, mesh: Mesh, load: Load) -> Levels:
     """What is read anew for each scrape."""
     return Levels(
         node=engine.node_name,
@@ -293,6 +299,8 @@ def _levels(tasks: Tasks, engine: Runtime, logs: Logs, load: Load) -> Levels:
         flights=engine.images.flights,
         registry=engine.images.puller.registry,
         logs=logs,
+        dns=names,
+        ports=mesh.ports,
         load=load,
     )
 

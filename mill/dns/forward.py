@@ -4,6 +4,7 @@ A question that is already on its way is not sent again: whoever asks waits for 
 one query, and a resolver that sends us our own questions back gets no second one. Used by `service`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,6 +26,18 @@ RESOLV_CONF = Path("/etc/resolv.conf")
 _ROUNDS = 2
 """The second asks in lower case only: a few old resolvers do not repeat the case of the question."""
 _CASE_BITS = 256
+TIMEOUT, UNREACHABLE, REFUSED, NO_RESOLVER, BUSY = FAILURES = (
+    "timeout",
+    "unreachable",
+    "refused",
+    "no_resolver",
+    "busy",
+)
+"""Why an upstream's answer is missing: its silence, nobody there, an rcode that answers nothing; or nobody could be asked, since
+there is no resolver, or since as many questions as may be were on their way."""
+
+OnAsked = Callable[[float], None]
+"""Told of every question that upstreams were asked: the seconds until there was an answer, or patience had an end."""
 _READ_BYTES = 16384
 
 log = structlog.get_logger()
@@ -92,6 +105,10 @@ def _family(host: str) -> int:
     return AF_INET if ip_address(host).version == 4 else AF_INET6  # noqa: PLR2004 -- IPv4
 
 
+def tell_nobody(seconds: float) -> None:
+    """For a forwarder whose questions nobody times."""
+
+
 @attrs.define(eq=False)
 class _Flight:
     """A question on its way; `reply` is the best that came so far."""
@@ -107,6 +124,9 @@ class Forwarder:
     _nursery: trio.Nursery
     _upstreams: Upstreams
     _choice: Random
+    _on_asked: OnAsked = tell_nobody
+    failures: Counter[str] = attrs.field(factory=Counter)
+    """Of `FAILURES`: of each try at an upstream, and of each question that nobody was asked."""
     cache: Cache = attrs.field(factory=lambda: Cache(CACHE_BYTES))
     _flights: dict[Key, _Flight] = attrs.field(factory=dict)
     _known: Sequence[Address] = ()
@@ -124,7 +144,9 @@ class Forwarder:
         """The best that the upstreams say within `PATIENCE_S`; None if they say nothing."""
         flight = self._flights.get(question.key)
         if flight is None:
-            if len(self._flights) >= FLIGHTS:
+            why = BUSY if len(self._flights) >= FLIGHTS else None if self._upstreams.usable() else NO_RESOLVER
+            if why is not None:
+                self.failures[why] += 1
                 return None
             flight = self._flights[question.key] = _Flight()
             self._nursery.start_soon(self._fly, question, flight)
@@ -133,9 +155,13 @@ class Forwarder:
 
     async def _fly(self, question: Question, flight: _Flight) -> None:
         """Goes on when who asked first has left: others may wait, and the cache profits."""
+        began = trio.current_time()
         try:
-            with trio.move_on_after(PATIENCE_S):
+            with trio.move_on_after(PATIENCE_S) as patience:
                 await self._ask_all(question, flight)
+            if patience.cancelled_caught:
+                self.failures[TIMEOUT] += 1
+            self._on_asked(trio.current_time() - began)
         except Exception:  # the top of one question
             log.exception("internal error over an upstream's answer", query=question.wire.hex())
         else:
@@ -151,12 +177,15 @@ class Forwarder:
             for address in addresses:
                 case = 0 if number else self._choice.getrandbits(_CASE_BITS)
                 sent = upstream.ask(question, self._choice.getrandbits(16), case)
-                with trio.move_on_after(min(TRY_S, PATIENCE_S / len(addresses))):
+                reply = None
+                with trio.move_on_after(min(TRY_S, PATIENCE_S / len(addresses))) as patience:
                     reply = await _ask(sent, address)
-                    flight.reply = reply or flight.reply
-                    if reply is not None and reply.rcode in PASSED_ON:
-                        self._good = address
-                        return
+                flight.reply = reply or flight.reply
+                if reply is not None and reply.rcode in PASSED_ON:
+                    self._good = address
+                    return
+                late = TIMEOUT if patience.cancelled_caught else UNREACHABLE
+                self.failures[late if reply is None else REFUSED] += 1
             if flight.reply is not None:  # all that answer refuse or fail: they would again
                 return
 

@@ -28,6 +28,7 @@ BADVERS = 16
 RCODES: Sequence[str] = (
     "noerror", "formerr", "servfail", "nxdomain", "notimp", "refused",
     "yxdomain", "yxrrset", "nxrrset", "notauth", "notzone", *(f"rcode{number}" for number in range(11, 16)),
+    "badvers",
 )  # fmt: skip
 """By number, as the counters call them."""
 
@@ -46,6 +47,7 @@ _POINTER = 0xC0
 _NONE = [0, 0, 0]
 _LAST_ALONE = [0, 0, 1]
 _OPT_BEGINS = b"\0\0\x29"
+_EXTENDED_AT = 5
 _NO_EDNS = (None, 0, False)
 
 
@@ -197,6 +199,13 @@ def opt_of(question: Question, extended_rcode: int = 0) -> bytes:
     if question.size is None:
         return b""
     return _OPT.pack(0, OPT, OUR_SIZE_BYTES, extended_rcode, 0, DO if question.dnssec_ok else 0, 0)
+
+
+def rcode_of(made: bytes) -> int:
+    """Of a message that we made: the OPT, which is its end if there is one, says whether it is `BADVERS` (RFC 6891, 6.1.3)."""
+    end = made[-_OPT.size :]
+    refused = end[:3] == _OPT_BEGINS and end[_EXTENDED_AT] == BADVERS >> 4
+    return BADVERS if refused else made[3] & RCODE
 
 
 # -- what others wrote ----------------------------------------------------------------------------------------------

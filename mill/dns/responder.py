@@ -1,16 +1,24 @@
 """One query and its answer: from the zone or the cache at once, from upstream later. Counts both. Used by `service` and `stream`."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import attrs
 import structlog
 
 from mill.dns import message
 from mill.dns.answer import Forward, Miss, answer
-from mill.dns.forward import Forwarder
+from mill.dns.forward import BUSY, Forwarder
 from mill.dns.limits import WAITING
 from mill.dns.message import RCODES, Question
 from mill.dns.names import Zone
+
+SOURCES: Sequence[tuple[str, Sequence[str]]] = (
+    ("mill", ("noerror", "nxdomain", "servfail", "formerr", "notimp", "refused", "badvers", "dropped")),
+    ("cache", ("noerror", "nxdomain")),
+    ("upstream", ("noerror", "nxdomain", "servfail", "refused")),
+)
+"""Where answers come from, and which they usually are. No others than those of `RCODES` can be."""
 
 log = structlog.get_logger()
 
@@ -39,7 +47,10 @@ class Responder:
         made = self._forwarder.cached(question, udp=udp)
         if made is not None:
             return self._counted("cache", made)
-        return question if self._waiting < WAITING else self._failed(question, udp=udp)
+        if self._waiting < WAITING:
+            return question
+        self._forwarder.failures[BUSY] += 1
+        return self._failed(question, udp=udp)
 
     async def answer_later(self, question: Question, *, udp: bool) -> bytes:
         """What upstream says, or SERVFAIL, before the client loses its patience."""
@@ -60,5 +71,5 @@ class Responder:
         return made
 
     def _counted(self, source: str, made: bytes | None) -> bytes | None:
-        self.counts[source, "dropped" if made is None else RCODES[made[3] & message.RCODE]] += 1
+        self.counts[source, "dropped" if made is None else RCODES[message.rcode_of(made)]] += 1
         return made

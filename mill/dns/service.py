@@ -14,7 +14,7 @@ from random import Random
 import attrs
 import trio
 
-from mill.dns.forward import RESOLV_CONF, Forwarder, Upstreams, is_ours
+from mill.dns.forward import RESOLV_CONF, Forwarder, OnAsked, Upstreams, is_ours, tell_nobody
 from mill.dns.limits import BATCH, CONNECTIONS
 from mill.dns.listener import Listener, Sender, bind
 from mill.dns.message import Question
@@ -33,6 +33,7 @@ class Dns:
     """The running service."""
 
     _responder: Responder
+    _forwarder: Forwarder
     _nursery: trio.Nursery
     _listeners: list[Listener]
 
@@ -45,6 +46,11 @@ class Dns:
     def counts(self) -> Counter[tuple[str, str]]:
         """As of `Responder`."""
         return self._responder.counts
+
+    @property
+    def failures(self) -> Counter[str]:
+        """As of `Forwarder`."""
+        return self._forwarder.failures
 
     async def listen(self, address: str) -> Address:
         """Answer on *address* (``IP:PORT``) too, for as long as the service lives; `SetupError` if that cannot be."""
@@ -117,6 +123,7 @@ async def serve(
     listens: Sequence[Listener],
     upstreams: Sequence[Address] = (),
     resolv_conf: Path = RESOLV_CONF,
+    on_asked: OnAsked = tell_nobody,
     task_status: trio.TaskStatus[Dns],
 ) -> None:
     """Answer on *listens*, which are closed at the end, until cancelled. Without *upstreams*, *resolv_conf* names them.
@@ -130,8 +137,8 @@ async def serve(
         listeners: list[Listener] = []
         ours = lambda: [listener.address for listener in listeners]  # noqa: E731
         async with trio.open_nursery() as nursery:
-            forwarder = Forwarder(nursery, Upstreams(upstreams, resolv_conf, ours), choice)
-            dns = Dns(Responder(zone, forwarder), nursery, listeners)
+            forwarder = Forwarder(nursery, Upstreams(upstreams, resolv_conf, ours), choice, on_asked)
+            dns = Dns(Responder(zone, forwarder), forwarder, nursery, listeners)
             for listener in listens:
                 await nursery.start(dns.serve_on, listener)
             task_status.started(dns)

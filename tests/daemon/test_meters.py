@@ -39,6 +39,13 @@ def at(status: Status, **times: float) -> Record:
     return attrs.evolve(record, times=attrs.evolve(record.times, **known))
 
 
+def test_what_resolvers_were_asked_is_timed() -> None:
+    counted = Meters.make()
+    counted.on_asked(0.02)
+    name = "dns_upstream_duration_seconds"
+    assert (value(counted, f"{name}_count"), value(counted, f"{name}_sum")) == (1, 0.02)
+
+
 def test_each_phase_is_measured_once_by_the_times_of_the_record() -> None:
     counted = Meters.make()
     life = [

@@ -25,7 +25,9 @@ from mill.daemon.meters import Meters
 from mill.daemon.metrics import Levels, Metrics
 from mill.errors import FieldError, NoCapacity
 from mill.model import Resources
+from mill.network.publish import Ports
 from tests import stall
+from tests.dns.serving import serving
 from tests.logs.lab import running
 from tests.scrape import OPENMETRICS, Scrape, offences
 from tests.tasks.fakes import BUSYBOX, FOREVER, Program
@@ -50,12 +52,14 @@ async def node(tmp_path: Path, scene: Scene) -> AsyncIterator[Metrics]:
         running(tmp_path) as logs,
         open_transport() as transport,
         scene.milld() as tasks,
+        serving() as names,
         trio.open_nursery() as nursery,
     ):
         with opened(str(tmp_path / "s"), "mill") as session:
             registry = Registry(transport, Authorizer(transport, Credentials({}, None), time.time), time.time)
             flights = Flights[LocalImage](nursery)
-            levels = Levels("n1", tasks, session, flights, registry, logs, Load(3, 2))
+            ports = Ports(nursery)
+            levels = Levels("n1", tasks, session, flights, registry, logs, names, ports, Load(3, 2))
             yield Metrics(Meters.make(), levels)
         nursery.cancel_scope.cancel()
 

@@ -11,6 +11,7 @@ import dns.message
 import trio
 
 from mill.dns import service
+from mill.dns.forward import OnAsked, tell_nobody
 from mill.dns.listener import bind
 from mill.dns.message import Frames, frame
 from mill.dns.names import Zone
@@ -41,6 +42,7 @@ async def serving(
     zone: Zone = ZONE,
     resolv_conf: Path = Path("/no/such/resolv.conf"),
     listen: str = "127.0.0.1:0",
+    on_asked: OnAsked = tell_nobody,
 ) -> AsyncIterator[Dns]:
     """The service until the block is left; then no socket of it may be open."""
     before = sockets()
@@ -52,6 +54,7 @@ async def serving(
             listens=[bind(listen)],
             upstreams=upstreams,
             resolv_conf=resolv_conf,
+            on_asked=on_asked,
         )
         yield await nursery.start(serve)
         nursery.cancel_scope.cancel()

@@ -117,8 +117,8 @@ async def test_a_resolver_that_does_not_repeat_the_case_is_asked_in_lower_case()
     assert above.asked[-1][1].islower()
 
 
-@pytest.mark.parametrize("mood", [silent, failing])
-async def test_the_next_upstream_is_asked_and_is_the_first_from_then_on(mood: object) -> None:
+@pytest.mark.parametrize(("mood", "why"), [(silent, "timeout"), (failing, "refused")])
+async def test_the_next_upstream_is_asked_and_is_the_first_from_then_on(mood: object, why: str) -> None:
     assert callable(mood)
     with resolver(mood) as bad, resolver() as good:
         async with serving(unreachable(), bad.address, good.address) as dns_:
@@ -126,6 +126,7 @@ async def test_the_next_upstream_is_asked_and_is_the_first_from_then_on(mood: ob
             assert len(bad.asked) == 1
             await ask(dns_.addresses[0], "alias.example.com")
             assert len(bad.asked) == 1
+            assert dns_.failures == {"unreachable": 1, why: 1}
 
 
 async def test_a_failure_of_all_is_passed_on() -> None:
@@ -133,6 +134,7 @@ async def test_a_failure_of_all_is_passed_on() -> None:
         async with serving(above.address, unreachable()) as dns_:
             assert code(await ask(dns_.addresses[0], "www.example.com")) == "SERVFAIL"
             assert dns_.counts == {("upstream", "servfail"): 1}
+            assert dns_.failures == {"refused": 1, "unreachable": 1}
 
 
 async def test_silence_is_a_failure_before_a_client_loses_its_patience(
@@ -148,12 +150,34 @@ async def test_silence_is_a_failure_before_a_client_loses_its_patience(
                 wire = await sock.recv(512)
             assert wire[3] & 15 == 2
             assert TRY_S <= autojump_clock.current_time() - began <= PATIENCE_S + 0.1 < 5.0
+            assert dns_.failures == {"timeout": 2}
+
+
+async def test_the_end_of_all_patience_is_a_failure_of_who_was_asked_last(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    del autojump_clock
+    with resolver(silent) as first, resolver(silent) as second, resolver(silent) as third:
+        async with serving(first.address, second.address, third.address) as dns_:
+            assert code(await ask(dns_.addresses[0], "www.example.com")) == "SERVFAIL"
+            assert dns_.failures == {"timeout": 3}
+
+
+async def test_what_upstreams_are_asked_is_timed_and_what_is_known_is_not() -> None:
+    took: list[float] = []
+    with resolver() as above:
+        async with serving(above.address, on_asked=took.append) as dns_:
+            for name in ("www.example.com", "www.example.com", "alias.example.com", "web-a1b2.mill"):
+                await ask(dns_.addresses[0], name)
+    assert len(took) == 2
+    assert all(0 < seconds < WITHIN_S for seconds in took)
 
 
 async def test_without_an_upstream_the_failure_comes_at_once() -> None:
     async with serving() as dns_:
         with trio.fail_after(WITHIN_S):
             assert code(await ask(dns_.addresses[0], "www.example.com")) == "SERVFAIL"
+        assert dns_.failures == {"no_resolver": 1}
 
 
 async def test_the_same_question_of_many_is_asked_once() -> None:
@@ -187,6 +211,7 @@ async def test_a_flood_of_unknown_names_is_refused_past_its_bound_and_mill_is_an
                         refused += (await sock.recv(512))[3] & 15 == 2
                     assert len(forwarder._flights) <= FLIGHTS
             assert refused > FLIGHTS
+            assert dns_.failures["busy"] >= refused
             assert texts((await ask(dns_.addresses[0], "web-a1b2.mill")).answer) == [
                 "web-a1b2.mill. 1 A 10.99.0.2"
             ]

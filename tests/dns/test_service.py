@@ -28,6 +28,13 @@ async def test_tasks_are_answered_by_both_transports_and_counted(*, tcp: bool) -
         assert dns_.counts == {("mill", "noerror"): 1, ("mill", "nxdomain"): 1, ("mill", "servfail"): 1}
 
 
+async def test_a_refusal_that_only_edns_can_tell_is_counted_as_one() -> None:
+    async with serving() as dns_:
+        await ask(dns_.addresses[0], "web-a1b2.mill", use_edns=1)
+        await ask(dns_.addresses[0], "web-a1b2.mill", use_edns=0)
+        assert dns_.counts == {("mill", "badvers"): 1, ("mill", "noerror"): 1}
+
+
 async def test_an_answer_of_many_kilobytes_comes_by_tcp() -> None:
     async with serving() as dns_:
         assert len(texts((await ask(dns_.addresses[0], "many-0000.mill", tcp=True)).answer)) == 100

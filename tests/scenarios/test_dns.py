@@ -16,6 +16,7 @@ from mill.client import Client
 from tests.dns.resolver import Resolver, resolver
 from tests.node import MILLD, MakeNode, Node, free_port
 from tests.scenarios.acts import end_of, running, spawn
+from tests.scrape import Scrape
 
 ADDRESS = "198.51.100.7"
 """What the node is told to be reached by."""
@@ -146,6 +147,30 @@ def test_an_answer_too_long_for_a_datagram_is_asked_again_by_tcp(named: Node) ->
     assert "Truncated, retrying in TCP mode" in dug.text
     assert len(dug.answers) == 20
     assert "flags: qr tc" in dig(named, "big.example.com", "TXT", "+ignore").text
+
+
+def test_what_was_answered_is_on_the_page_of_metrics(named: Node) -> None:
+    def page() -> Scrape:
+        answer = named.api("GET", "/v1/metrics")
+        return Scrape.parse(answer.text, answer.headers["content-type"])
+
+    asked = [
+        ("no-such-task.mill", "mill", "nxdomain"),
+        ("fresh-name.example.com", "upstream", "nxdomain"),
+        ("fresh-name.example.com", "cache", "nxdomain"),
+    ]
+    before = page()
+    for name, _, _ in asked:
+        ask(named, name)
+    after = page()
+    for _, source, rcode in asked:
+        labels = {"source": source, "rcode": rcode}
+        grown = [one.value("mill_dns_queries_total", **labels) for one in (before, after)]
+        assert grown[1] - grown[0] == 1, labels
+    timed = "mill_dns_upstream_duration_seconds_count"
+    assert after.value(timed) - before.value(timed) == 1
+    assert after.by("mill_dns_upstream_failures_total", "reason") == {}
+    assert after.value("mill_published_connections") == 0
 
 
 @pytest.mark.parametrize(("words", "status"), [
