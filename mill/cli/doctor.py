@@ -20,9 +20,9 @@ from mill.cli.output import show_json
 
 HELP = """Look for what is wrong with this host, and say what to do about it.
 
-    For a node, running or not: containerd and the OCI runtime, control groups, overlayfs, the kernel, ports, the data
-    directory and its disk, the clock, limits, and what other nodes have left. It changes nothing. Give it the options
-    that milld gets, or run it where MILL_... are set as for milld.
+    For a node, running or not: containerd and the OCI runtime, control groups, overlayfs, the kernel, ports, the
+    mesh and what firewalls do to it, the data directory and its disk, the clock, limits, and what other nodes have
+    left. It changes nothing. Give it the options that milld gets, or run it where MILL_... are set as for milld.
 
     \b
     mill doctor

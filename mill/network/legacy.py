@@ -15,7 +15,7 @@ import structlog
 
 _TABLES = Path("/proc/net/ip_tables_names")
 _FILTER = "filter"
-_TOOL = "iptables-legacy"
+TOOL = "iptables-legacy"
 _TOOL_S = 10.0
 _GET_INFO, _GET_ENTRIES = 64, 65
 _INFO = struct.Struct("=32sI5I5III")
@@ -45,8 +45,28 @@ def remove(bridge: str, comment: str) -> None:
         _write("-D", entries, bridge, comment)
 
 
+def drops() -> bool:
+    """Whether the table's policy is to drop what is forwarded."""
+    found = _table()
+    return found is not None and found[1] != _ACCEPTED
+
+
+def accepts(bridge: str) -> bool:
+    """Whether there are rules for *bridge*."""
+    return bridge.encode() in (_entries() or b"")
+
+
 def _entries() -> bytes | None:
     """The table as the kernel keeps it; None where it is not in use, or lets everything through."""
+    found = _table()
+    if found is None:
+        return None
+    count, policy, entries = found
+    return None if count == _EMPTY and policy == _ACCEPTED else entries
+
+
+def _table() -> tuple[int, int, bytes] | None:
+    """How many entries it has, what becomes of what is forwarded if none matches, and the entries."""
     try:
         if _FILTER not in _TABLES.read_text(encoding="ascii").split():
             return None
@@ -58,7 +78,7 @@ def _entries() -> bytes | None:
     except OSError:
         return None
     (policy,) = struct.unpack_from("=i", entries, info[2 + _FORWARD_HOOK] + _VERDICT_AT)
-    return None if count == _EMPTY and policy == _ACCEPTED else entries
+    return count, policy, entries
 
 
 def _ask(raw: socket.socket, option: int, said: bytes, size: int) -> bytes:
@@ -71,7 +91,7 @@ def _ask(raw: socket.socket, option: int, said: bytes, size: int) -> bytes:
 
 
 def _write(how: str, entries: bytes, bridge: str, comment: str) -> None:
-    tool = which(_TOOL)
+    tool = which(TOOL)
     if tool is None:
         return
     chain = _DOCKER if _DOCKER.encode() in entries else _FORWARD

@@ -308,11 +308,18 @@ def open_links(
 def _check_unused(
     range_: IPv4Network, routes: Iterable[rt.Route | None], links: Mapping[int, rt.Link]
 ) -> None:
+    for to, name in clashes(range_, routes, links):
+        message = f"the tasks' range {range_} overlaps the route to {to} by {name}"
+        raise SetupError(f"{message}: choose another with --mesh-cidr")
+
+
+def clashes(
+    range_: IPv4Network, routes: Iterable[rt.Route | None], links: Mapping[int, rt.Link]
+) -> Iterator[tuple[IPv4Network, str]]:
+    """Where somebody else's routes into *range_* lead, and by which link. *links* by their index."""
     for route in routes:
         if route is not None and _foreign(route, links) and route.to.overlaps(range_):
-            name = links[route.index].name if route.index in links else f"link {route.index}"
-            message = f"the tasks' range {range_} overlaps the route to {route.to} by {name}"
-            raise SetupError(f"{message}: choose another with --mesh-cidr")
+            yield route.to, links[route.index].name if route.index in links else f"link {route.index}"
 
 
 def _foreign(route: rt.Route, links: Mapping[int, rt.Link]) -> bool:

@@ -24,6 +24,7 @@ _NEW_TABLE, _DEL_TABLE, _GET_TABLE = 0, 2, 1
 _NEW_CHAIN, _GET_CHAIN, _NEW_RULE, _GET_RULE, _DEL_RULE = 3, 4, 6, 7, 8
 _GET_GENERATION = 16
 _IPV4 = 2
+_FAMILIES = {1: "inet", _IPV4: "ip", 7: "bridge"}
 _HEADER = struct.pack(">BBH", _IPV4, 0, 0)
 FORWARD, POSTROUTING = 2, 4
 """Numbers of netfilter's hooks (linux/netfilter.h)."""
@@ -45,6 +46,17 @@ class Rule:
     chain: str
     handle: int
     comment: str
+
+
+@attrs.frozen
+class Chain:
+    """One that a hook of the kernel leads to: *policy* is its verdict on what no rule decides."""
+
+    family: str
+    table: str
+    name: str
+    hook: int
+    policy: int
 
 
 def _request(kind: int, *said: bytes, how: int = 0, tolerated: frozenset[int] = frozenset()) -> Request:
@@ -82,6 +94,11 @@ def get_chains() -> Request:
     return _request(_GET_CHAIN)
 
 
+def get_hooked() -> Request:
+    """The chains of all families."""
+    return Request(_SUBSYSTEM | _GET_CHAIN, struct.pack(">BBH", 0, 0, 0))
+
+
 def get_rules(table: str) -> Request:
     return _request(_GET_RULE, text(1, table))
 
@@ -98,6 +115,18 @@ def read_generation(answer: Answer) -> int:
 def read_chain(answer: Answer) -> tuple[str, str]:
     found = attributes(answer.body, len(_HEADER))
     return name_in(found[1]), name_in(found[3])
+
+
+def read_hooked(answer: Answer) -> Chain | None:
+    """A chain that a hook leads to, of a family that sees what is forwarded as IPv4; else None."""
+    found = attributes(answer.body, len(_HEADER))
+    family = _FAMILIES.get(answer.body[0])
+    if family is None or 4 not in found:  # noqa: PLR2004 -- NFTA_CHAIN_HOOK
+        return None
+    hook = int.from_bytes(attributes(found[4])[1], "big")
+    return Chain(
+        family, name_in(found[1]), name_in(found[3]), hook, int.from_bytes(found.get(5, b"\1"), "big")
+    )
 
 
 def read_rule(answer: Answer) -> Rule:

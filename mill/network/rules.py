@@ -19,6 +19,12 @@ _DOCKER, _FORWARD = "DOCKER-USER", "FORWARD"
 _SOURCE_NAT_PRIORITY = 100
 
 
+def accepted(netlink: Netlink, table: str) -> bool:
+    """Whether both rules of the node whose *table* that is are where iptables decide on what is forwarded."""
+    rules = map(nft.read_rule, netlink.dump(nft.get_rules(FILTER)))
+    return sum(rule.comment == table for rule in rules) >= 2  # noqa: PLR2004 -- in and out
+
+
 @attrs.define
 class Rules:
     """The rules of one node, on its *bridge* with *subnet* of *range_*."""

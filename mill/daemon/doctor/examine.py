@@ -5,7 +5,18 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 import attrs
 import trio
 
-from mill.daemon.doctor import cgroups, clock, containerd, kernel, leftovers, limits, milld, network, storage
+from mill.daemon.doctor import (
+    cgroups,
+    clock,
+    containerd,
+    kernel,
+    leftovers,
+    limits,
+    mesh,
+    milld,
+    network,
+    storage,
+)
 from mill.daemon.doctor.findings import Finding, warning
 from mill.daemon.doctor.host import Host
 
@@ -44,6 +55,10 @@ CHECKS: Sequence[Check] = (
     Check("kernel", threaded(kernel.kernel), unprivileged=True),
     Check("seccomp", threaded(kernel.filter_), unprivileged=True),
     Check("nftables", threaded(network.nftables)),
+    Check("mesh", threaded(mesh.kernel)),
+    Check("forwarding", threaded(mesh.forwarding)),
+    Check("routes", threaded(mesh.routes), unprivileged=True),
+    Check("firewall", threaded(mesh.firewall)),
     Check("ports", threaded(network.ports)),
     Check("ports", threaded(network.exposure), unprivileged=True),
     Check("clock", threaded(clock.clock), unprivileged=True),
