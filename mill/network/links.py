@@ -6,6 +6,7 @@ left is found again.
 
 import errno
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from ipaddress import IPv4Address, IPv4Network
@@ -25,6 +26,8 @@ LEAST_MTU, USUAL_MTU, LOOPBACK_MTU = 576, 1500, 65536
 OVERLAY_BYTES = 50
 """What VXLAN puts around each packet (RFC 7348): Ethernet, IP, UDP and its own header."""
 VNI = 4400
+_TASK = re.compile(r"mill node (?P<node>[0-9a-f]{8}) (?P<address>[0-9.]+)")
+"""As `Names.alias` has it."""
 
 log = structlog.get_logger()
 
@@ -51,6 +54,10 @@ class Names:
     def task(self, address: IPv4Address) -> str:
         """``m`` and the node, then the last ten bits of the address, which the node's subnet leaves free."""
         return f"m{self.node}{int(address) & 0x3FF:03x}"
+
+    def alias(self, address: IPv4Address) -> str:
+        """Of the same link: whose it is, for people, and for other nodes of this host."""
+        return f"mill node {self.node} {address}"
 
     def owns(self, name: str) -> bool:
         return name.startswith(f"m{self.node}")
@@ -138,7 +145,7 @@ class Links:
                 inside = Netlink.open(ROUTE)
                 try:
                     self._netlink.do(*rt.new_pair(
-                        self.names.task(address), f"mill node {self.names.node} {address}",
+                        self.names.task(address), self.names.alias(address),
                         self._bridge.index, self.mtu, made, hardware_address(address),
                     ))  # fmt: skip
                     self._furnish(inside, address)
@@ -159,10 +166,6 @@ class Links:
     def detach(self, address: IPv4Address) -> None:
         """Nothing reaches that address any more, whoever still holds its namespace."""
         self._netlink.do(rt.delete_link(self.names.task(address)))
-
-    def has(self, address: IPv4Address) -> bool:
-        """Whether a task is on the network with *address*."""
-        return self._find(self.names.task(address)) is not None
 
     def sweep(self, kept: Iterable[IPv4Address]) -> int:
         """Links of this node's tasks without those of *kept* go; how many did."""
@@ -273,13 +276,15 @@ def open_links(
     subnet: IPv4Network | None,
     *,
     fixed: bool = False,
+    peers: Iterable[IPv4Network] = (),
     overlay: bool,
     underlay: str,
     port: int,
 ) -> Links:
     """The node's network as it will be: nothing is made yet. *subnet* None, or another Mill's and not *fixed*: the first
-    that is free.
+    that is free, and none of *peers*.
 
+    Another Mill's is also what tasks of its have addresses of: they go on while its milld is dead, and without its bridge.
     `SetupError` when the range is in use by somebody else.
     """
     names = Names(node_id[:8])
@@ -289,13 +294,15 @@ def open_links(
         routes = [rt.read_route(answer) for answer in looking.dump(rt.get_routes())]
     _check_unused(range_, routes, links)
     others = [net for at, _, net in addresses if at in links and links[at].name != names.bridge]
-    if subnet is not None and any(subnet.overlaps(other) for other in others):
+    others += _of_other_nodes_tasks(links.values(), names)
+    avoided = others if fixed else [*others, *peers]
+    if subnet is not None and any(subnet.overlaps(other) for other in avoided):
         if fixed:
             raise SetupError(
                 f"{subnet} is another node's on this host: choose a free part with --mesh-subnet"
             )
         subnet = None
-    subnet = subnet or first_free(range_, others)
+    subnet = subnet or first_free(range_, avoided)
     if subnet is None:
         raise SetupError(f"no part of {range_} is free: other nodes on this host have them all")
     under = next(
@@ -303,6 +310,21 @@ def open_links(
     )
     mtu = (under if under < LOOPBACK_MTU else USUAL_MTU) - (OVERLAY_BYTES if overlay else 0)
     return Links(Netlink.open(ROUTE), namespace(), names, subnet, range_, max(LEAST_MTU, mtu), port)
+
+
+def _of_other_nodes_tasks(links: Iterable[rt.Link], names: Names) -> Iterator[IPv4Network]:
+    for link in links:
+        match = _TASK.fullmatch(link.alias)
+        if match is not None and match["node"] != names.node:
+            yield IPv4Network(match["address"])
+
+
+def living(node_id: str, addresses: Iterable[IPv4Address]) -> list[IPv4Address]:
+    """Those of *addresses* that a task of the node is on the network with."""
+    names = Names(node_id[:8])
+    with closing(Netlink.open(ROUTE)) as looking:
+        there = {link.name: link.alias for link in map(rt.read_link, looking.dump(rt.get_links()))}
+    return [address for address in addresses if there.get(names.task(address)) == names.alias(address)]
 
 
 def _check_unused(

@@ -67,6 +67,7 @@ class Link:
     mtu: int
     master: int
     hardware: bytes
+    alias: str = ""
 
 
 @attrs.frozen
@@ -163,7 +164,8 @@ def read_link(answer: Answer) -> Link:
     found = attributes(answer.body, _LINK.size)
     mtu, master = (int.from_bytes(found.get(kind, b""), "little") for kind in (_L_MTU, _L_MASTER))
     hardware = found.get(_L_ADDRESS, b"")
-    return Link(index, name_in(found[_L_NAME]), bool(flags & _UP), mtu, master, hardware)
+    alias = name_in(found.get(_L_ALIAS, b""))
+    return Link(index, name_in(found[_L_NAME]), bool(flags & _UP), mtu, master, hardware, alias)
 
 
 def new_address(index: int, address: IPv4Address, prefix: int) -> Request:

@@ -22,7 +22,7 @@ from mill.errors import NoCapacity, SetupError, StartError, Unavailable
 from mill.model import Network, Spec
 from mill.network.addresses import Leases, Peer
 from mill.network.kernel import NETFILTER, Netlink
-from mill.network.links import Links, open_links
+from mill.network.links import Links, living, open_links
 from mill.network.pool import Pool, Ready
 from mill.network.publish import Ports
 from mill.network.rules import Rules
@@ -282,6 +282,7 @@ def _open(setup: Setup, held: dict[str, IPv4Address]) -> Links:
     """The node's links on the subnet that it is given, had before, or finds; `SetupError`."""
     stored = _stored(setup.data_dir / SUBNET_NAME)
     wanted = setup.subnet or stored
+    running = living(setup.node_id, held.values())
     if wanted is not None and not wanted.subnet_of(setup.range):
         if setup.subnet is not None:
             raise SetupError(f"--mesh-subnet {wanted} is no part of --mesh-cidr {setup.range}")
@@ -289,12 +290,13 @@ def _open(setup: Setup, held: dict[str, IPv4Address]) -> Links:
     make = partial(
         open_links, setup.node_id, setup.range, overlay=setup.link != "routes", underlay=setup.underlay, port=setup.port
     )  # fmt: skip
-    links = make(subnet=wanted, fixed=setup.subnet is not None or bool(held))
-    running = [address for address in held.values() if address not in links.subnet and links.has(address)]
-    if running:
+    peers = [peer.subnet for peer in setup.peers]
+    links = make(subnet=wanted, fixed=setup.subnet is not None or bool(running), peers=peers)
+    elsewhere = [address for address in running if address not in links.subnet]
+    if elsewhere:
         links.close()
         old = stored or "another range"
-        message = f"{len(running)} tasks still run with addresses of {old}: end them first, or keep --mesh-cidr as it was"
+        message = f"{len(elsewhere)} tasks still run with addresses of {old}: end them first, or keep --mesh-cidr as it was"
         raise SetupError(message)
     (setup.data_dir / SUBNET_NAME).write_text(f"{links.subnet}\n", encoding="ascii")
     return links

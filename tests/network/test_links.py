@@ -10,7 +10,7 @@ import pytest
 from mill.errors import SetupError
 from mill.network.addresses import Peer
 from mill.network.kernel import NETFILTER, Netlink
-from mill.network.links import Links, Names, open_links
+from mill.network.links import Links, Names, living, open_links
 from mill.network.rules import Rules
 from tests import leaks
 from tests.world import Host, hosts
@@ -79,6 +79,44 @@ def test_a_part_that_another_node_has_taken_meanwhile_is_let_go_unless_it_was_as
     assert str(second.subnet) == "10.99.4.0/22"
     with pytest.raises(SetupError, match=r"10\.99\.0\.0/22 is another node's on this host"):
         host.do(ask, fixed=True)
+
+
+def test_a_part_that_tasks_of_a_dead_node_have_is_not_taken_even_without_their_bridge(host: Host) -> None:
+    first = host.do(opened)
+    held = host.do(first.attach, ADDRESS)
+    host.run("ip", "link", "delete", BRIDGE)
+    ask = partial(open_links, "fedcba98", RANGE, overlay=True, underlay="", port=4789)
+    _OPEN.append(second := host.do(ask, None))
+    assert str(second.subnet) == "10.99.4.0/22"
+    with pytest.raises(SetupError, match=r"10\.99\.0\.0/22 is another node's on this host"):
+        host.do(ask, first.subnet, fixed=True)
+    _OPEN.append(own := host.do(partial(open_links, NODE, RANGE, None, overlay=True, underlay="", port=4789)))
+    assert own.subnet == first.subnet
+    os.close(held)
+    host.run(
+        "ip", "link", "delete", "m01234567002", check=False
+    )  # the kernel does that by itself, a moment later
+    _OPEN.append(third := host.do(ask, None))
+    assert third.subnet == first.subnet
+
+
+def test_the_first_part_is_none_of_a_peer_s(host: Host) -> None:
+    peers = [IPv4Network("10.99.0.0/22"), IPv4Network("10.99.8.0/21")]
+    ask = partial(open_links, NODE, RANGE, overlay=True, underlay="", port=4789, peers=peers)
+    for had in (None, peers[0]):
+        _OPEN.append(made := host.do(ask, had))
+        assert str(made.subnet) == "10.99.4.0/22"
+
+
+def test_a_task_is_on_the_network_while_it_has_its_link(host: Host) -> None:
+    links = host.do(opened)
+    held = host.do(links.attach, ADDRESS)
+    elsewhere = ADDRESS + 1024  # the same last ten bits: its link would have the same name
+    assert host.do(living, NODE, [ADDRESS, elsewhere, ADDRESS + 1]) == [ADDRESS]
+    assert host.do(living, "fedcba98", [ADDRESS]) == []
+    host.do(links.detach, ADDRESS)
+    assert host.do(living, NODE, [ADDRESS]) == []
+    os.close(held)
 
 
 def test_somebody_else_s_route_in_the_range_is_refused(host: Host) -> None:
