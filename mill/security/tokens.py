@@ -5,13 +5,13 @@ The daemon makes the `Tokens`; the API asks them who is calling. Knows no HTTP.
 
 import hashlib
 import hmac
-import os
 import secrets
 from pathlib import Path
 
 import attrs
 
 from mill.errors import SetupError
+from mill.security.secret_file import write_private
 
 TOKEN_BYTES = 32
 """256 bits of randomness: not to be guessed, so that a plain hash is enough to keep it by."""
@@ -44,19 +44,9 @@ def read_or_make(path: Path) -> str:
         token = path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
         token = secrets.token_urlsafe(TOKEN_BYTES)
-        _write(path, token)
+        write_private(path, token + "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SetupError(f"cannot read the token in {path}: {error}") from None
     if not token:
         raise SetupError(f"{path} is empty: remove it, and the next start makes a new token")
     return token
-
-
-def _write(path: Path, token: str) -> None:
-    temporary = path.with_suffix(".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(token + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

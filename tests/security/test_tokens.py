@@ -1,5 +1,6 @@
 """Tokens: made once, readable by root alone, kept and compared as hashes."""
 
+import os
 import stat
 import time
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from mill.errors import SetupError
-from mill.security import tokens
 from mill.security.tokens import Tokens, hash_of, read_or_make
 
 
@@ -56,7 +56,7 @@ def test_a_crash_while_writing_leaves_no_half_token(tmp_path: Path, monkeypatch:
     def crash(_: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tokens.os, "fsync", crash)  # type: ignore[attr-defined]  # its module's import
+    monkeypatch.setattr(os, "fsync", crash)
     with pytest.raises(KeyboardInterrupt):
         read_or_make(path)
     assert not path.exists()

@@ -1,0 +1,65 @@
+"""The files that hold secrets: `cluster.secret`, a line for each secret, the one in use first; and how such files are written.
+
+Blocks for files. The daemon calls it at its start, and whenever the ring changes.
+"""
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from mill.errors import SetupError
+from mill.security.keys import SECRET_BYTES, Keyring, Secret, parse
+
+SECRET_NAME = "cluster.secret"  # noqa: S105 -- a file's name
+MOST_FILE_BYTES = 4096
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def read_or_make(path: Path) -> Keyring:
+    """The ring in *path*, made at the first start with one new secret. `SetupError` repeats nothing of what it read."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(MOST_FILE_BYTES + 1)
+    except FileNotFoundError:
+        made = Keyring(Secret(secrets.token_bytes(SECRET_BYTES)))
+        write(path, made)
+        return made
+    except OSError as error:
+        raise SetupError(f"cannot read the cluster's secret in {path}: {error.strerror}") from None
+    if mode & _OTHERS:
+        raise SetupError(f"{path} may be read by others than its owner: run 'chmod 600 {path}'")
+    return _ring(path, content)
+
+
+def write(path: Path, ring: Keyring) -> None:
+    """*ring* is the file's content, or the file is as it was."""
+    try:
+        write_private(path, "".join(f"{secret.text}\n" for secret in ring))
+    except OSError as error:
+        raise SetupError(f"cannot write the cluster's secret to {path}: {error.strerror}") from None
+
+
+def write_private(path: Path, text: str) -> None:
+    """*text* as all that *path* holds, for its owner's eyes (mode 0600), or the file as it was."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.unlink(missing_ok=True)  # one of a crash might have been made by others, or open to them
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _ring(path: Path, content: bytes) -> Keyring:
+    if not content:
+        raise SetupError(f"{path} is empty: put the secret back, or remove the file to found a cluster anew")
+    if len(content) > MOST_FILE_BYTES:
+        raise SetupError(f"{path} is longer than {MOST_FILE_BYTES} bytes, and so no cluster secret")
+    try:
+        found = [parse(line) for line in content.decode("ascii", "replace").splitlines()]
+        return Keyring(found[0], tuple(found[1:]))
+    except ValueError as error:
+        raise SetupError(f"{path}: {error}") from None
