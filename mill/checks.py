@@ -75,6 +75,13 @@ def is_label(text: str, most: int = NAME_LENGTH) -> bool:
     return len(text) <= most and _LABEL.fullmatch(text) is not None
 
 
+def is_host_name(text: str) -> bool:
+    """Whether *text* is lower-case DNS labels with dots between them."""
+    return len(text) <= 253 and all(  # noqa: PLR2004 -- RFC 1035, as it is written out
+        is_label(part, 63) for part in text.split(".")
+    )
+
+
 def parse_signal(value: str | int) -> int:
     """The number of ``TERM``, ``SIGTERM``, ``15``, 15 or ``RTMIN+3``, or ValueError."""
     text = str(value).strip().upper()

@@ -176,6 +176,7 @@ class Config:
     peers: Mapping[str, PeerConfig] = attrs.field(factory=dict)
     registries: Mapping[str, RegistryConfig] = attrs.field(factory=dict)
     rebuild_records: bool = False
+    tls_names: tuple[str, ...] = ()
     templates: Mapping[str, Draft] = attrs.field(factory=dict)
 
 
@@ -205,6 +206,15 @@ def _containerd(value: object) -> str:
 def _listen(value: object) -> str:
     parse_address(_text(value))
     return _text(value)
+
+
+def _tls_names(value: object) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and checks.is_host_name(name.lower()) for name in names
+    ):
+        raise ValueError(f"{value!r} is no list of host names: write mill.example.com,mill")
+    return tuple(name.lower() for name in names)
 
 
 def _advertise(value: object) -> str:
@@ -271,7 +281,11 @@ OPTIONS: Mapping[str, tuple[Callable[[object], Any], str]] = {
     ),
     "runtime": (_text, "the OCI runtime: runc, crun, runsc, or the absolute path of one"),
     "systemd_cgroup": (switch, "have systemd make the tasks' cgroups (as slices and scopes of its own)"),
-    "listen": (_listen, "address and port of the API"),
+    "listen": (_listen, "address and port of the API; off loopback it speaks TLS"),
+    "tls_names": (
+        _tls_names,
+        "host names, separated by commas, that users reach the API by beside the host's own: for its certificate",
+    ),
     "dns_listen": (
         _listen,
         f"address and port of DNS for this host, UDP and TCP (default: {DEFAULT_DNS_LISTEN})",

@@ -10,6 +10,7 @@ import select
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -80,7 +81,7 @@ class Node:
 
     @property
     def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return self.ready.get("api", f"http://127.0.0.1:{self.port}")
 
     @property
     def token(self) -> str:
@@ -185,7 +186,20 @@ class Node:
 
     def api(self, method: str, path: str, **request: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.token}", **request.pop("headers", {})}
-        return httpx.request(method, self.address + path, headers=headers, timeout=stretched(70), **request)
+        return httpx.request(
+            method,
+            self.address + path,
+            headers=headers,
+            timeout=stretched(70),
+            verify=self.verify(),
+            **request,
+        )
+
+    def verify(self) -> ssl.SSLContext | bool:
+        """Whom its API's certificate must be by; nothing on loopback, where it speaks plain HTTP."""
+        if self.address.startswith("http:"):
+            return False
+        return ssl.create_default_context(cafile=self.data_dir / "ca.pem")
 
     def mill(self, *args: str, check: bool = True, **run: Any) -> subprocess.CompletedProcess[str]:
         """The `mill` command on this node, run to its end."""

@@ -46,6 +46,7 @@ EVERY_OPTION = {
     "rebuild_records": "true",
     "dns_listen": "192.0.2.1:53",
     "dns_upstream": "192.0.2.53, [2001:db8::53]:5353",
+    "tls_names": "Mill.Example.com,mill",
 }
 
 
@@ -85,7 +86,7 @@ def test_every_option_can_come_from_each_source_and_means_the_same(write: Write)
         Path("/srv/mill"), "node-7", "/run/c.sock", "crun", True, "0.0.0.0:80", "192.0.2.1", 2.5, 2 * GIB,
         Path("/root/config.json"), 20 * GIB, ("/srv", "/data"), 16 * MIB, 7200.0,
         dns_listen="192.0.2.1:53", dns_upstream=(("192.0.2.53", 53), ("2001:db8::53", 5353)),
-        rebuild_records=True,
+        rebuild_records=True, tls_names=("mill.example.com", "mill"),
         mesh_cidr=IPv4Network("10.7.0.0/16"), mesh_subnet=IPv4Network("10.7.4.0/22"), mesh_link="auto", mesh_port=8472,
     )  # fmt: skip
 

@@ -62,6 +62,11 @@ def no_http(status: int) -> dict[str, Any]:
     return _problem(status, title.replace(" ", "-"), title, detail)
 
 
+def needs_tls() -> dict[str, Any]:
+    """For who speaks plain HTTP where TLS is spoken."""
+    return _problem(400, "needs-tls", "needs TLS", "this port speaks TLS: write https:// before its address")
+
+
 def _problem(status: int, slug: str, title: str, detail: str, field: str | None = None) -> dict[str, Any]:
     said = {"type": f"urn:mill:problem:{slug}", "title": title, "status": status, "detail": detail}
     return said if field is None else {**said, "field": field}

@@ -23,12 +23,13 @@ from hypercorn.events import Event, RawData, Updated
 from hypercorn.logging import Logger
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
-from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
+from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ConnectionState, Scope
 from hypercorn.utils import parse_socket_addr
 
 from mill.api.problems import PROBLEM_TYPE, no_http
+from mill.api.tls import Tls, linger, secure
 from mill.config import API_CONNECTIONS, API_KEEP_ALIVE_S, API_WRITE_DEADLINE_S
 from mill.errors import SetupError
 from mill.units import parse_address
@@ -42,8 +43,6 @@ KEEPALIVE = (
     (stdlib_socket.TCP_KEEPCNT, 3),
 )
 """A peer that vanished without a word is noticed after two minutes."""
-LINGER_S = 0.5
-"""For a client to notice that its connection ends with the answer that it has got."""
 ACCEPT_RETRY_S = 0.1
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
@@ -114,7 +113,9 @@ class Connection(TCPServer):
     """One connection. Writes end at their deadline, or when milld leaves; then so does everything of it."""
 
     async def run(self) -> None:
-        socket = self.stream.socket
+        secured = self.stream if isinstance(self.stream, trio.SSLStream) else None
+        plain = secured.transport_stream if secured is not None else self.stream
+        socket = plain.socket
         client = parse_socket_addr(socket.family, socket.getpeername())
         server = parse_socket_addr(socket.family, socket.getsockname())
         self._over = False
@@ -127,7 +128,7 @@ class Connection(TCPServer):
                     self.context,
                     group,
                     ConnectionState(self.state),
-                    False,  # no TLS
+                    secured is not None,
                     client,
                     server,
                     self.protocol_send,
@@ -136,7 +137,7 @@ class Connection(TCPServer):
                 await self._read_data()
                 self._scope.cancel()  # the client is gone; hypercorn would keep its place until it counts as idle
         if self._over:
-            await self._linger()
+            await linger(plain, secured)
 
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, RawData):
@@ -158,13 +159,6 @@ class Connection(TCPServer):
         except (*_BROKEN, trio.TooSlowError):
             self._scope.cancel()
             await trio.aclose_forcefully(self.stream)
-
-    async def _linger(self) -> None:
-        """Take what a client still sends that has its answer: closed at once, the kernel would take the answer back."""
-        with trio.move_on_after(LINGER_S):
-            await self.stream.send_eof()
-            while await self.stream.receive_some(MAX_RECV):
-                pass
 
 
 def bind(listen: str) -> stdlib_socket.socket:
@@ -188,9 +182,16 @@ def bind(listen: str) -> stdlib_socket.socket:
 
 
 async def serve(
-    app: Any, sock: stdlib_socket.socket, load: Load, *, task_status: trio.TaskStatus[None]
+    app: Any,
+    sock: stdlib_socket.socket,
+    load: Load,
+    tls: Tls | None = None,
+    *,
+    task_status: trio.TaskStatus[None],
 ) -> None:
-    """Answer on *sock* until cancelled, then let requests under way finish within `DRAIN_S`. Closes *sock*; keeps *load*."""
+    """Answer on *sock*, by *tls* alone where there is one, until cancelled; then let requests under way finish within
+    `DRAIN_S`. Closes *sock*; keeps *load*.
+    """
     context = WorkerContext(None)
     config, counted = _config(), load.counted(app)
     room = trio.Semaphore(API_CONNECTIONS)
@@ -204,7 +205,9 @@ async def serve(
             open_scopes.add(scope)
             load.connections = len(open_scopes)
             try:
-                await Connection(counted, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
+                secured = (stream, {}) if tls is None else await secure(stream, tls)
+                if secured is not None:
+                    await Connection(counted, config, context, secured[1], secured[0])  # type: ignore[arg-type]
             except* _BROKEN:
                 pass
             except* Exception as errors:  # the top of one connection

@@ -40,6 +40,7 @@ Archive = str | os.PathLike[str] | Iterable[bytes] | AsyncIterable[bytes]
 class Client:
     """milld at *address* (default: ``MILL_ADDRESS``, else what this node's milld says) with *token* (``MILL_TOKEN``).
 
+    Over TLS its certificate must be by the authority in the file *ca* (``MILL_CA``), which a node finds by itself.
     Use as ``async with``, within one event loop. Calls may run at the same time. Raises `mill.errors` only.
     """
 
@@ -48,13 +49,14 @@ class Client:
         address: str | None = None,
         token: str | None = None,
         *,
+        ca: str | os.PathLike[str] | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
         patience: float = DEFAULT_PATIENCE_S,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._patience_s = patience
         self._connection = Connection(
-            locate(address, token, os.environ), timeout_s=timeout, transport=transport
+            locate(address, token, os.environ, ca), timeout_s=timeout, transport=transport
         )
         self._streams: set[Resuming[Any] | PullStream] = set()
 

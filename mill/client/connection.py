@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from mill.client import trust
 from mill.client.calls import Call
 from mill.client.endpoint import Endpoint
 from mill.client.problems import problem
@@ -24,6 +25,8 @@ CONNECT_TIMEOUT_S = 10.0
 IDLE_EXPIRY_S = 4.0
 """How long an idle connection is kept for the next request: less than servers do (hypercorn's default is 5 s), so that
 none is used in the very moment in which it is closed."""
+_NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
+"""What OpenSSL makes of an answer in plain HTTP."""
 
 
 class ConnectionBroke(ConnectionFailed):
@@ -45,10 +48,8 @@ class Connection:
         self._http = httpx.AsyncClient(
             headers=headers,
             transport=transport,
-            trust_env=not endpoint.loopback,
-            verify=endpoint.url.startswith(
-                "https:"
-            ),  # else httpx reads all of the system's certificates for nothing
+            trust_env=not endpoint.local,
+            verify=trust.verify(endpoint),
             limits=httpx.Limits(keepalive_expiry=IDLE_EXPIRY_S),
         )
 
@@ -205,16 +206,28 @@ def _failure(error: Exception, url: str) -> ConnectionFailed:
     if isinstance(
         error, httpx.ConnectError | httpx.UnsupportedProtocol | httpx.InvalidURL | httpx.ProxyError
     ):
-        if "certificate" in why:
-            return ConnectionFailed(
-                f"cannot reach milld at {url}: {why}; set SSL_CERT_FILE to what signed it"
-            )
+        if isinstance(cause := _cause(error), ssl.SSLCertVerificationError):
+            return ConnectionFailed(f"cannot reach milld at {url}: {trust.told(cause)}")
+        if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
+            return ConnectionFailed(f"cannot reach milld at {url}: it speaks plain HTTP there; write http://")
         return ConnectionFailed(f"cannot reach milld at {url}: {why}; is it running? set MILL_ADDRESS")
     return ConnectionBroke(f"the connection to milld at {url} broke: {why}")
 
 
 def _why(error: BaseException) -> str:
-    """The system's own word for it, found below the layers of libraries."""
+    """The system's own word for it."""
+    cause = _cause(error)
+    if isinstance(cause, ssl.SSLError) and cause.reason:
+        return f"TLS failed ({cause.reason.replace('_', ' ').lower()})"
+    if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
+        return os.strerror(cause.errno).lower()
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror.lower()
+    return str(error).lower().rstrip(".") or type(error).__name__
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The system's own error, found below the layers of libraries, or *error* where there is none."""
     at: BaseException | None = error
     seen: set[int] = set()
     while at is not None and id(at) not in seen:
@@ -222,11 +235,7 @@ def _why(error: BaseException) -> str:
         if isinstance(at, ExceptionGroup):
             at = at.exceptions[0]
             continue
-        if isinstance(at, ssl.SSLCertVerificationError):
-            return f"certificate not trusted ({at.verify_message})"
-        if isinstance(at, OSError) and at.errno is not None and at.errno > 0:
-            return os.strerror(at.errno).lower()
-        if isinstance(at, OSError) and at.strerror:
-            return at.strerror.lower()
+        if isinstance(at, OSError) and (at.errno or at.strerror):
+            return at
         at = at.__cause__ or at.__context__
-    return str(error).lower().rstrip(".") or type(error).__name__
+    return error

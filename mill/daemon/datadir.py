@@ -12,6 +12,7 @@ from mill.errors import SetupError
 
 LOCK_NAME = "milld.pid"
 API_NAME = "api.json"
+AUTHORITY_NAME = "ca.pem"
 TOKEN_NAME = "admin.token"  # noqa: S105 -- a file's name
 NODE_NAME = "node.id"
 PROBE_BYTES = 16
@@ -83,8 +84,9 @@ def node_id(path: Path) -> str:
     return made
 
 
-def publish_api(path: Path, address: str) -> None:
-    """Where the API listens, for `mill` on this host."""
+def publish_api(path: Path, address: str, authority: str) -> None:
+    """Where the API listens and, in PEM, what its certificate is signed by, for `mill` on this host."""
+    write_whole(path / AUTHORITY_NAME, authority, mode=0o644)
     write_whole(path / API_NAME, json.dumps({"address": address}) + "\n", mode=0o644)
 
 

@@ -18,6 +18,13 @@ def name_of(config: Config) -> str:
     return host if checks.is_label(host, 63) else "node"
 
 
+def names() -> tuple[str, ...]:
+    """What the host calls itself, whole and without its domain, where that is a name that a certificate can hold."""
+    whole = socket.gethostname().lower()
+    found = (whole, whole.split(".")[0])
+    return tuple(name for name in found if checks.is_host_name(name))
+
+
 def capacity_of(config: Config) -> Resources:
     """What the node offers: as configured, or what it has less a reserve for milld and containerd."""
     cores = len(os.sched_getaffinity(0))

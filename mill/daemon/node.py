@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, ip_address
 from pathlib import Path
 from random import SystemRandom
 from socket import socket as Socket  # noqa: N812 -- a class
 from typing import Any
+from uuid import UUID
 
 import attrs
 import structlog
@@ -57,6 +58,9 @@ from mill.model import NodeStatus
 from mill.network import service as network
 from mill.network.addresses import Peer
 from mill.network.service import Mesh
+from mill.security.channel import ApiTls, Channels
+from mill.security.secret_file import SECRET_NAME
+from mill.security.secret_file import read_or_make as read_ring
 from mill.security.tokens import ADMIN, Tokens, hash_of, read_or_make
 from mill.store import Store
 from mill.store import serve as serve_store
@@ -123,8 +127,10 @@ async def serve_node(
         metrics = Metrics(counted, _levels(tasks, engine, logs, names, mesh, load := Load()))
         nodes = await Nodes.load(store, tasks, engine, clock.now())
         core = _core(config, nodes, tasks, logs, Events(store), engine, templates, clock, metrics)
-        await layer(api_server.serve, api_app.make_app(core), sock, load)
-        datadir.publish_api(config.data_dir, address := _address(sock))
+        channels = _channels(config, engine, clock)
+        tls = None if _on_loopback(sock) else ApiTls(channels)
+        await layer(api_server.serve, api_app.make_app(core), sock, load, tls)
+        datadir.publish_api(config.data_dir, address := _address(sock), channels.trusted_pem)
         task_status.started(Ready(engine.node_name, address, engine.session.socket, dns_port.shown))
         await shutdown()
 
@@ -331,8 +337,19 @@ def _status(nodes: Nodes, tasks: Tasks, engine: Runtime) -> NodeStatus:
     )
 
 
+def _channels(config: Config, engine: Runtime, clock: SystemClock) -> Channels:
+    """What this node speaks TLS by, made of the cluster's secret."""
+    ring = read_ring(config.data_dir / SECRET_NAME)
+    names = ("localhost", *host.names(), engine.node_name, *config.tls_names)
+    return Channels(ring, UUID(engine.node_id).hex, names, clock.now)
+
+
+def _on_loopback(sock: Socket) -> bool:
+    return ip_address(sock.getsockname()[0]).is_loopback
+
+
 def _address(sock: Socket) -> str:
     """The URL that `mill` on this host reaches the API by."""
     name, port = sock.getsockname()[:2]
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(name, f"[{name}]" if ":" in name else name)
-    return f"http://{reachable}:{port}"
+    return f"{'http' if _on_loopback(sock) else 'https'}://{reachable}:{port}"

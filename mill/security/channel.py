@@ -91,6 +91,32 @@ class Channels:
         return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
+@attrs.frozen
+class ApiTls:
+    """What the API's server needs of *channels*."""
+
+    channels: Channels
+
+    def context(self, address: str) -> ssl.SSLContext:
+        return self.channels.api(address)
+
+    def state(self, certificate: Mapping[str, Any] | None) -> dict[str, Any]:  # noqa: ARG002 -- none is asked for
+        return {}
+
+
+@attrs.frozen
+class PeerTls:
+    """What a server for other nodes needs: the application finds the peer's node id in ``scope["state"]["peer"]``."""
+
+    channels: Channels
+
+    def context(self, address: str) -> ssl.SSLContext:
+        return self.channels.peer_server(address)
+
+    def state(self, certificate: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {"peer": peer_of(certificate)}
+
+
 def peer_of(certificate: Mapping[str, Any] | None) -> str:
     """The node id of a verified peer, from what `SSLSocket.getpeercert` says of it; raises `ValueError` where there is none."""
     names = (certificate or {}).get("subjectAltName", ())

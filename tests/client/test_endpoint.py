@@ -22,7 +22,10 @@ def node_files(
     ("text", "url"),
     [
         ("127.0.0.1:4401", "http://127.0.0.1:4401"),
-        ("node-3", "http://node-3:4400"),
+        ("node-3", "https://node-3:4400"),
+        ("10.1.2.3:1", "https://10.1.2.3:1"),
+        ("[2001:db8::1]", "https://[2001:db8::1]:4400"),
+        ("localhost", "http://localhost:4400"),
         ("http://node-3", "http://node-3"),
         ("https://mill.example.com/", "https://mill.example.com"),
         ("http://gate/mill/", "http://gate/mill"),
@@ -90,3 +93,28 @@ def test_a_token_that_would_break_the_header_is_refused() -> None:
 
 def test_a_token_is_not_shown() -> None:
     assert "secret" not in repr(locate("x", "secret", dict(os.environ)))
+
+
+# -- whose certificates ---------------------------------------------------------------------------------------------
+
+
+def test_on_a_node_the_authority_is_found_and_is_the_only_one_for_its_own_address(tmp_path: Path) -> None:
+    environ = node_files(tmp_path, "https://10.1.2.3:4400")
+    (tmp_path / "ca.pem").touch()
+    own = locate(None, None, environ)
+    assert (own.ca, own.system_ca, own.local, own.token) == (tmp_path / "ca.pem", False, True, "from-file")
+    other = locate("10.1.2.4", None, environ)
+    assert (other.ca, other.system_ca, other.local, other.token) == (tmp_path / "ca.pem", True, False, None)
+
+
+def test_what_is_said_is_the_only_authority(tmp_path: Path) -> None:
+    environ = {**node_files(tmp_path), "MILL_CA": "/else/ca.pem"}
+    (tmp_path / "ca.pem").touch()
+    by_environ = locate("10.1.2.4", None, environ)
+    assert (by_environ.ca, by_environ.system_ca) == (Path("/else/ca.pem"), False)
+    assert locate("10.1.2.4", None, environ, "given.pem").ca == Path("given.pem")
+
+
+def test_elsewhere_the_system_s_authorities_hold(tmp_path: Path) -> None:
+    endpoint = locate("mill.example.com", "t", {"MILL_DATA_DIR": str(tmp_path)})
+    assert (endpoint.ca, endpoint.system_ca) == (None, True)

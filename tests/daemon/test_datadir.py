@@ -161,8 +161,9 @@ def test_an_id_that_is_none_is_not_replaced(tmp_path: Path, content: bytes) -> N
 
 
 def test_the_api_is_published_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish_api(tmp_path, "http://127.0.0.1:1")
-    publish_api(tmp_path, "http://127.0.0.1:4400")
+    publish_api(tmp_path, "http://127.0.0.1:1", "PEM")
+    publish_api(tmp_path, "http://127.0.0.1:4400", "PEM")
+    assert (tmp_path / datadir.AUTHORITY_NAME).read_text() == "PEM"
     assert json.loads((tmp_path / datadir.API_NAME).read_text()) == {"address": "http://127.0.0.1:4400"}
 
     def full(_: int) -> None:

@@ -60,7 +60,6 @@ CHECKS: Sequence[Check] = (
     Check("routes", threaded(mesh.routes), unprivileged=True),
     Check("firewall", threaded(mesh.firewall)),
     Check("ports", threaded(network.ports)),
-    Check("ports", threaded(network.exposure), unprivileged=True),
     Check("clock", threaded(clock.clock), unprivileged=True),
     Check("files", threaded(limits.files), unprivileged=True),
     Check("memory", threaded(limits.memory), unprivileged=True),

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import ssl
 import stat
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from mill.daemon.datadir import API_NAME, NODE_NAME, TOKEN_NAME
+from mill.daemon.datadir import API_NAME, AUTHORITY_NAME, NODE_NAME, TOKEN_NAME
 from mill.daemon.doctor.findings import Finding, ok, problem, warning
 from mill.daemon.doctor.host import Host, read
 
@@ -75,7 +76,9 @@ def milld(host: Host) -> Iterator[Finding]:
         )
         return
     try:
-        code, answer = _ask(address, read(host.data_dir / TOKEN_NAME).strip())
+        code, answer = _ask(
+            address, read(host.data_dir / TOKEN_NAME).strip(), read(host.data_dir / AUTHORITY_NAME)
+        )
     except (OSError, ValueError, http.client.HTTPException) as error:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         yield problem(
@@ -87,12 +90,15 @@ def milld(host: Host) -> Iterator[Finding]:
     yield from judge_answer(pid, address, code, answer)
 
 
-def _ask(address: str, token: str) -> tuple[int, Any]:
+def _ask(address: str, token: str, authority: str) -> tuple[int, Any]:
     """What ``GET /v1/status`` says."""
     parts = urlsplit(address)
-    with closing(
-        http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWER_S)
-    ) as connection:
+    host, port = parts.hostname or "", parts.port
+    connection = http.client.HTTPConnection(host, port, timeout=ANSWER_S)
+    if parts.scheme == "https":
+        context = ssl.create_default_context(cadata=authority)
+        connection = http.client.HTTPSConnection(host, port, timeout=ANSWER_S, context=context)
+    with closing(connection):
         connection.request("GET", "/v1/status", headers={"Authorization": f"Bearer {token}"})
         response = connection.getresponse()
         return response.status, json.loads(response.read() or b"null")

@@ -6,7 +6,6 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from ipaddress import ip_address
 
 import attrs
 
@@ -125,17 +124,6 @@ def _name_of(host: Host, pid: int | None) -> str:
         return ""
     line = read(host.proc / str(pid) / "cmdline").replace("\0", " ").strip()[:80]
     return "".join(c if c.isprintable() else "?" for c in line)
-
-
-def exposure(host: Host) -> Iterator[Finding]:
-    """An API off loopback is plain HTTP: whoever reads the network has the token."""
-    address = parse_address(host.config.listen)[0]
-    if not ip_address(address).is_loopback:
-        yield warning(
-            "ports",
-            f"the API listens on {address} in plain HTTP: its token can be read on the way",
-            "keep it on 127.0.0.1",
-        )
 
 
 # -- nftables -------------------------------------------------------------------------------------------------------

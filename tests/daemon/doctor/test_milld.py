@@ -56,7 +56,7 @@ def test_one_that_holds_the_lock_and_does_not_answer(tmp_path: Path) -> None:
     with claimed(tmp_path):
         (finding,) = milld.milld(host)
         assert "has not said where its API is" in finding.found
-        publish_api(tmp_path, "http://127.0.0.1:1")
+        publish_api(tmp_path, "http://127.0.0.1:1", "PEM")
         (finding,) = milld.milld(host)
         assert finding.level == "problem"
         assert "Connection refused" in finding.found

@@ -59,13 +59,6 @@ def test_milld_s_own_port_is_no_conflict() -> None:
     assert (unseen.level, "cannot be seen" in unseen.found) == ("problem", True)
 
 
-def test_an_api_off_loopback_is_plain_http() -> None:
-    assert list(network.exposure(Host(Config(listen="127.0.0.1:4400")))) == []
-    assert list(network.exposure(Host(Config(listen="[::1]:4400")))) == []
-    (finding,) = network.exposure(Host(Config(listen=":4400")))
-    assert (finding.level, "0.0.0.0" in finding.found) == ("warning", True)
-
-
 def test_nftables_answers_or_says_why_not() -> None:
     (finding,) = network.nftables(Host(Config()))
     assert finding.level in {"ok", "warning"}
