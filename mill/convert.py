@@ -23,7 +23,7 @@ from cattrs.errors import (
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
 from mill.errors import FieldError
-from mill.model import Duration, MountType, Network, PullPolicy, Size, Time
+from mill.model import Duration, MountType, Network, PullPolicy, Scope, Size, Time
 from mill.units import parse_duration, parse_size
 
 T = TypeVar("T")
@@ -181,7 +181,7 @@ def _make(*, strict: bool) -> cattrs.Converter:
         converter.register_structure_hook(bool, _typed(bool, "true or false"))
         converter.register_structure_hook(int, _typed(int, "a whole number"))
         converter.register_structure_hook(float, _number)
-        for choice in (Network, PullPolicy, MountType):
+        for choice in (Network, PullPolicy, MountType, Scope):
             converter.register_structure_hook(choice, _choice)
         converter.register_structure_hook_factory(attrs.has, _strict_object(converter))
         converter.register_structure_hook_factory(_is_tuple, _strict_list(converter))

@@ -171,6 +171,46 @@ class SpawnRequest(Draft):
     task: str | None = None
 
 
+class Scope(StrEnum):
+    """What a token lets its holder do: look, start and end tasks too, or everything. Each covers those before it."""
+
+    READ = "read"
+    SPAWN = "spawn"
+    ADMIN = "admin"
+
+    def covers(self, other: "Scope") -> bool:
+        order = list(Scope)
+        return order.index(self) >= order.index(other)
+
+
+@attrs.frozen
+class TokenRequest:
+    """What is asked of a new token. `name` tells people whose it is (by default its id); without `expires` it is good for ever."""
+
+    scope: Scope
+    name: str | None = attrs.field(default=None, validator=checks.check_name)
+    expires: Duration | None = attrs.field(default=None, validator=checks.check_timeout)
+
+
+@attrs.frozen
+class TokenView:
+    """A token as everybody may see it: `id` is a part of its hash. `created` is None for the one in admin.token."""
+
+    id: str
+    name: str
+    scope: Scope
+    created: Time | None = None
+    expires: Time | None = None
+
+
+@attrs.frozen
+class IssuedToken:
+    """A new token; this once `token` itself is said, and kept nowhere."""
+
+    token: str = attrs.field(repr=False)
+    view: TokenView
+
+
 @attrs.frozen
 class Template:
     """A named draft. `source` is ``config`` (the node's file; read-only over the API) or ``api``."""

@@ -20,7 +20,7 @@ import trio
 
 from mill.convert import format_time, from_json, parse_time, to_json
 from mill.errors import Conflict, MillError, NoSpace, SetupError, Unavailable
-from mill.model import Draft, Status, Task, Template
+from mill.model import Draft, Status, Task, Template, TokenView
 from mill.tasks import journal, rows
 from mill.tasks.filter import Filter, Page, Position
 from mill.tasks.journal import Event
@@ -158,6 +158,21 @@ class Store:
     async def templates(self) -> list[Template]:
         found = await self._read("SELECT name, draft FROM templates ORDER BY name", ())
         return [Template(name, from_json(Draft, json.loads(draft))) for name, draft in found]
+
+    async def put_token(self, hashed: str, token: TokenView) -> None:
+        """A token by its hash; itself it is not to be kept."""
+        await self._write("INSERT INTO tokens VALUES (?, ?)", (hashed, json.dumps(to_json(token))))
+
+    async def delete_token(self, hashed: str) -> None:
+        await self._write("DELETE FROM tokens WHERE hash = ?", (hashed,))
+
+    async def tokens(self) -> dict[str, TokenView]:
+        """By their hashes."""
+        found = await self._read("SELECT token, hash FROM tokens", ())
+        read = (
+            (row[1], _readable(lambda row: from_json(TokenView, json.loads(row[0])), row)) for row in found
+        )
+        return {hashed: token for hashed, token in read if token is not None}
 
     async def put_fact(self, name: str, value: str) -> None:
         """Something to remember of the node itself."""

@@ -6,13 +6,11 @@ from quart import g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from mill.api import events, images, logs, node, nodes, problems, tasks, templates, timing
+from mill.api import events, images, logs, node, nodes, problems, scopes, tasks, templates, timing, tokens
 from mill.api.core import Core
 from mill.api.request import PacedConnection, PacedRequest
 from mill.errors import MillError, Unauthorized
-
-OPEN_PATHS = frozenset({"/healthz"})
-"""Answered without a token: a liveness check knows none."""
+from mill.model import TokenView
 
 
 def make_app(core: Core) -> QuartTrio:
@@ -31,18 +29,22 @@ def make_app(core: Core) -> QuartTrio:
 
     @app.before_request
     async def authenticate() -> None:
-        if request.path not in OPEN_PATHS:
-            g.caller = _caller(core)
+        needed = scopes.scope_of(app, request.endpoint)
+        if needed is not None:
+            token = _caller(core)
+            scopes.check(token, needed)
+            g.caller = token.name
 
-    for noun in (tasks, logs, events, images, templates, nodes, node):
+    for noun in (tasks, logs, events, images, templates, tokens, nodes, node):
         app.register_blueprint(noun.routes(core))
+    scopes.check_declared(app)
     app.register_error_handler(MillError, problems.answer)
     app.register_error_handler(HTTPException, problems.answer_http)
     app.register_error_handler(Exception, problems.answer_bug)
     return app
 
 
-def _caller(core: Core) -> str:
+def _caller(core: Core) -> TokenView:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     who = core.tokens.who(token.strip()) if scheme.lower() == "bearer" else None
     if who is None:

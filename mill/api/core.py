@@ -14,6 +14,7 @@ from mill.model import (
     Draft,
     Duration,
     Image,
+    IssuedToken,
     NodeStatus,
     NodeView,
     PullPolicy,
@@ -22,6 +23,8 @@ from mill.model import (
     SpawnRequest,
     Stats,
     Template,
+    TokenRequest,
+    TokenView,
 )
 from mill.tasks.filter import Filter, Page, Position
 from mill.tasks.journal import Event
@@ -120,10 +123,18 @@ class NodeService(Protocol):
         """As above."""
 
 
-class TokenCheck(Protocol):
+class TokenService(Protocol):
     """As `security.tokens.Tokens`."""
 
-    def who(self, token: str) -> str | None: ...
+    def who(self, token: str) -> TokenView | None:
+        """`Unauthorized` for one that has expired."""
+
+    def all(self) -> list[TokenView]: ...
+
+    async def create(self, request: TokenRequest) -> IssuedToken: ...
+
+    async def delete(self, token_id: str) -> None:
+        """`NotFound`, or `Conflict` for the admin's."""
 
 
 @attrs.frozen
@@ -157,7 +168,7 @@ class Core:
     images: ImageService
     templates: TemplateService
     nodes: NodeService
-    tokens: TokenCheck
+    tokens: TokenService
     status: Callable[[], NodeStatus]
     healthy: Callable[[], bool]
     metrics: Callable[[str], Awaitable[Exposition]]

@@ -9,6 +9,8 @@ from quart import Blueprint, Response, request
 from mill.api.core import Core, EventSubscription
 from mill.api.filters import read_filter
 from mill.api.request import Query
+from mill.api.scopes import needs
+from mill.model import Scope
 
 _LOST = "the id is not known here, or is of another database: what follows begins with the oldest change that is kept"
 _MISSED = "changes that came before this are no longer kept; GET /v1/tasks says how the tasks are now"
@@ -19,6 +21,7 @@ def routes(core: Core) -> Blueprint:
     found = Blueprint("events", __name__)
 
     @found.get("/v1/events")
+    @needs(Scope.READ)
     async def events() -> Response:
         query = Query()
         wanted = attrs.evolve(read_filter(query), task=query.text("task"))

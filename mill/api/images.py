@@ -15,11 +15,12 @@ from mill.api.answers import json_answer, nothing
 from mill.api.core import Core
 from mill.api.problems import problem
 from mill.api.request import Query, body_chunks, json_body
+from mill.api.scopes import needs
 from mill.config import API_ARCHIVE_BYTES
 from mill.containerd import reference
 from mill.convert import to_json
 from mill.errors import FieldError, MillError, NoSpace
-from mill.model import Image, PullProgress, PullRequest
+from mill.model import Image, PullProgress, PullRequest, Scope
 
 NDJSON, SSE = "application/x-ndjson", "text/event-stream"
 
@@ -34,11 +35,13 @@ def routes(core: Core) -> Blueprint:
 
 def _of_all(found: Blueprint, core: Core) -> None:
     @found.get("/v1/images")
+    @needs(Scope.READ)
     async def listing() -> Response:
         Query().done()
         return json_answer({"images": await core.images.list()})
 
     @found.post("/v1/images/load")
+    @needs(Scope.ADMIN)
     async def load() -> Response:
         query = Query()
         name = query.text("name")
@@ -57,6 +60,7 @@ def _of_all(found: Blueprint, core: Core) -> None:
 
 def _of_one(found: Blueprint, core: Core) -> None:
     @found.post("/v1/images/pull")
+    @needs(Scope.SPAWN)
     async def pull() -> Response:
         Query().done()
         wanted = await json_body(PullRequest)
@@ -71,6 +75,7 @@ def _of_one(found: Blueprint, core: Core) -> None:
         return answer
 
     @found.delete("/v1/images/<path:ref>")
+    @needs(Scope.ADMIN)
     async def remove(ref: str) -> Response:
         Query().done()
         await core.images.remove(ref)

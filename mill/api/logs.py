@@ -9,9 +9,11 @@ from quart import Blueprint, Response, request
 
 from mill.api.core import Core
 from mill.api.request import Query
+from mill.api.scopes import needs
 from mill.errors import FieldError
 from mill.logs.frames import MOST_LINES, Frames, LogChunk, LogRequest, PlainText
 from mill.logs.index import Stream
+from mill.model import Scope
 
 TEXT, NDJSON, SSE = "text/plain", "application/x-ndjson", "text/event-stream"
 
@@ -22,6 +24,7 @@ def routes(core: Core) -> Blueprint:
 
     @found.get("/v1/tasks/<task_id>/logs")
     @found.get("/v1/logs/<task_id>")
+    @needs(Scope.READ)
     async def logs(task_id: str) -> Response:
         kind = request.accept_mimetypes.best_match([TEXT, NDJSON, SSE], default=TEXT)
         wanted, timestamps = _wanted(core.now(), sse=kind == SSE)

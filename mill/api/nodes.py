@@ -5,6 +5,8 @@ from quart import Blueprint, Response
 from mill.api.answers import json_answer
 from mill.api.core import Core
 from mill.api.request import Query
+from mill.api.scopes import needs
+from mill.model import Scope
 
 
 def routes(core: Core) -> Blueprint:
@@ -12,16 +14,19 @@ def routes(core: Core) -> Blueprint:
     found = Blueprint("nodes", __name__)
 
     @found.get("/v1/nodes")
+    @needs(Scope.READ)
     async def listing() -> Response:
         Query().done()
         return json_answer({"nodes": core.nodes.all()})
 
     @found.post("/v1/nodes/<node>/drain")
+    @needs(Scope.ADMIN)
     async def drain(node: str) -> Response:
         Query().done()
         return json_answer(await core.nodes.drain(node))
 
     @found.post("/v1/nodes/<node>/undrain")
+    @needs(Scope.ADMIN)
     async def undrain(node: str) -> Response:
         Query().done()
         return json_answer(await core.nodes.undrain(node))

@@ -12,12 +12,13 @@ from mill.api.core import Core
 from mill.api.filters import read_filter
 from mill.api.openapi.calls import CONDITIONS
 from mill.api.request import Query, caller, json_body
+from mill.api.scopes import needs
 from mill.api.timing import untimed
 from mill.checks import MOST_GRACE_S, parse_signal
 from mill.config import LONG_POLL_S, PAGE_LIMIT, PAGE_SIZE
 from mill.convert import to_json
 from mill.errors import Conflict, FieldError
-from mill.model import Duration, Record, SpawnRequest, Status
+from mill.model import Duration, Record, Scope, SpawnRequest, Status
 from mill.tasks.filter import Page, Position
 
 
@@ -31,6 +32,7 @@ def routes(core: Core) -> Blueprint:
 
 def _of_all(found: Blueprint, core: Core) -> None:
     @found.post("/v1/tasks/spawn")
+    @needs(Scope.SPAWN)
     async def spawn() -> Response:
         Query().done()
         record = await core.tasks.spawn(await json_body(SpawnRequest), core.templates.drafts())
@@ -42,6 +44,7 @@ def _of_all(found: Blueprint, core: Core) -> None:
         return answer
 
     @found.get("/v1/tasks")
+    @needs(Scope.READ)
     async def listing() -> Response:
         query = Query()
         wanted = attrs.evolve(read_filter(query), node=query.text("node"))
@@ -60,6 +63,7 @@ def _of_all(found: Blueprint, core: Core) -> None:
 
 def _of_one(found: Blueprint, core: Core) -> None:
     @found.get("/v1/tasks/<task_id>")
+    @needs(Scope.READ)
     async def get(task_id: str) -> Response:
         query = Query()
         condition, timeout_s = query.text("wait"), query.duration("timeout")
@@ -73,6 +77,7 @@ def _of_one(found: Blueprint, core: Core) -> None:
         return json_answer(await core.tasks.wait(task_id, condition, most_s))
 
     @found.delete("/v1/tasks/<task_id>")
+    @needs(Scope.SPAWN)
     async def kill(task_id: str) -> Response:
         query = Query()
         grace, signal = query.duration("grace", most=MOST_GRACE_S), _signal(query.text("signal"))
@@ -82,6 +87,7 @@ def _of_one(found: Blueprint, core: Core) -> None:
         return json_answer(record, 200 if record.status.terminal else 202)
 
     @found.get("/v1/tasks/<task_id>/stats")
+    @needs(Scope.READ)
     async def stats(task_id: str) -> Response:
         Query().done()
         figures = core.tasks.stats(task_id)

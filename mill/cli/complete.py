@@ -74,6 +74,10 @@ async def _nodes(mill: Client) -> list[Offer]:
     return [((await mill.status()).node, "")]
 
 
+async def _tokens(mill: Client) -> list[Offer]:
+    return [(token.id, token.name) for token in await mill.tokens()]
+
+
 async def _live(mill: Client) -> list[Offer]:
     return await _tasks(mill, ended=False)
 
@@ -87,6 +91,7 @@ tasks = _of(_every)
 templates = _of(_templates)
 images = _of(_images)
 nodes = _of(_nodes)
+tokens = _of(_tokens)
 
 
 def files(_: click.Context, __: click.Parameter, incomplete: str) -> list["CompletionItem[str]"]:

@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "templates": ("mill.cli.templates:templates", "List, show and remove templates."),
     "apply": ("mill.cli.apply:apply", "Make templates out of a TOML file."),
     "images": ("mill.cli.images:images", "List, pull, load and remove images."),
+    "tokens": ("mill.cli.tokens:tokens", "List, make and revoke tokens of the API."),
     "nodes": ("mill.cli.nodes:nodes", "List nodes, and drain one."),
     "status": ("mill.cli.status:status", "Show how the node is doing."),
     "doctor": ("mill.cli.doctor:doctor", "Find what is wrong with this host, and say what to do."),

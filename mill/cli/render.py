@@ -18,6 +18,7 @@ from mill.model import (
     Stats,
     Template,
     Times,
+    TokenView,
 )
 from mill.units import format_duration, format_size
 
@@ -30,6 +31,7 @@ TASK_COLUMNS = ("NAME", "NODE", "STATUS", "CPU", "MEM", "ELAPSED")
 STATS_COLUMNS = ("NAME", "CPU", "MEM", "LIMIT", "PEAK", "PIDS", "READ", "WRITTEN", "RECEIVED", "SENT")
 IMAGE_COLUMNS = ("IMAGE", "DIGEST", "SIZE", "AGE")
 NODE_COLUMNS = ("NAME", "STATE", "CPU", "MEMORY", "ADDRESS", "VERSION", "ID")
+TOKEN_COLUMNS = ("ID", "NAME", "SCOPE", "AGE", "EXPIRES")
 TEMPLATE_COLUMNS = ("NAME", "IMAGE", "CPU", "MEMORY", "TIMEOUT", "SOURCE")
 
 _SHORT_DIGEST = len("sha256:") + 12
@@ -99,6 +101,22 @@ def node_row(node: NodeView) -> tuple[str, ...]:
         printable(node.version),
         printable(node.id),
     )
+
+
+def token_row(token: TokenView, now: float) -> tuple[str, ...]:
+    return (
+        printable(token.id),
+        printable(token.name),
+        printable(token.scope),
+        NOTHING if token.created is None else format_duration(max(0.0, now - token.created)),
+        expiry(token, now),
+    )
+
+
+def expiry(token: TokenView, now: float) -> str:
+    if token.expires is None:
+        return "never"
+    return f"in {format_duration(token.expires - now)}" if token.expires > now else "expired"
 
 
 def template_row(template: Template) -> tuple[str, ...]:

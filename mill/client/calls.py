@@ -13,6 +13,7 @@ from mill.errors import FieldError
 from mill.model import (
     Draft,
     Image,
+    IssuedToken,
     Mount,
     NodeStatus,
     NodeView,
@@ -23,6 +24,8 @@ from mill.model import (
     Stats,
     Status,
     Template,
+    TokenRequest,
+    TokenView,
 )
 from mill.units import parse_duration
 
@@ -106,9 +109,9 @@ def _plain(value: object) -> Any:
     return to_json(value)
 
 
-def _said(draft: Draft) -> dict[str, Any]:
+def _said(asked: Draft | TokenRequest) -> dict[str, Any]:
     """Without what was not said, so that an older server never meets a field it does not know."""
-    return {key: value for key, value in to_json(draft).items() if value is not None}
+    return {key: value for key, value in to_json(asked).items() if value is not None}
 
 
 def _read(kind: type[T]) -> Callable[[Any], T]:
@@ -229,6 +232,30 @@ def delete_template(name: str) -> Call[None]:
 
 def _template_path(name: str) -> str:
     return f"/v1/templates/{_segment('name', name)}"
+
+
+def tokens() -> Call[list[TokenView]]:
+    return Call("GET", "/v1/tokens", _list_of("tokens", TokenView))
+
+
+def token_request(scope: str, name: str | None, expires: float | str | None) -> TokenRequest:
+    """Out of what people write; `FieldError` names what is wrong."""
+    said = {"scope": str(scope), "name": name, "expires": expires}
+    return from_json(
+        TokenRequest, {key: value for key, value in said.items() if value is not None}, strict=True
+    )
+
+
+def create_token(request: TokenRequest) -> Call[IssuedToken]:
+    return Call("POST", "/v1/tokens", _issued, body=_said(request))
+
+
+def _issued(data: Any) -> IssuedToken:
+    return IssuedToken(str(data["token"]), from_json(TokenView, data))
+
+
+def delete_token(token_id: str) -> Call[None]:
+    return Call("DELETE", f"/v1/tokens/{_segment('token', token_id)}", lambda _: None)
 
 
 def status() -> Call[NodeStatus]:

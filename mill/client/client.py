@@ -23,7 +23,19 @@ from mill.client.patience import Patience
 from mill.client.pulls import PullStream
 from mill.client.resuming import Resuming
 from mill.errors import FieldError, MillError
-from mill.model import Draft, Image, NodeStatus, NodeView, Record, SpawnRequest, Stats, Template
+from mill.model import (
+    Draft,
+    Image,
+    IssuedToken,
+    NodeStatus,
+    NodeView,
+    Record,
+    Scope,
+    SpawnRequest,
+    Stats,
+    Template,
+    TokenView,
+)
 
 T = TypeVar("T")
 
@@ -254,6 +266,19 @@ class Client:
 
     async def delete_template(self, name: str) -> None:
         await self.do(calls.delete_template(name))
+
+    async def tokens(self) -> list[TokenView]:
+        return await self.do(calls.tokens())
+
+    async def create_token(
+        self, scope: Scope | str, *, name: str | None = None, expires: float | str | None = None
+    ) -> IssuedToken:
+        """A new one of scope ``read``, ``spawn`` or ``admin``, good for *expires* (for ever); its `token` is told this once."""
+        return await self.do(calls.create_token(calls.token_request(scope, name, expires)))
+
+    async def delete_token(self, token_id: str) -> None:
+        """Opens nothing from now on; what was begun with it may go on. `NotFound`; `Conflict` for the one in admin.token."""
+        await self.do(calls.delete_token(token_id))
 
     async def status(self) -> NodeStatus:
         return await self.do(calls.status())

@@ -61,7 +61,7 @@ from mill.network.service import Mesh
 from mill.security.channel import ApiTls, Channels
 from mill.security.secret_file import SECRET_NAME
 from mill.security.secret_file import read_or_make as read_ring
-from mill.security.tokens import ADMIN, Tokens, hash_of, read_or_make
+from mill.security.tokens import Tokens, read_or_make
 from mill.store import Store
 from mill.store import serve as serve_store
 from mill.tasks import service as task_service
@@ -126,7 +126,8 @@ async def serve_node(
         templates = await Templates.load(store, config.templates)
         metrics = Metrics(counted, _levels(tasks, engine, logs, names, mesh, load := Load()))
         nodes = await Nodes.load(store, tasks, engine, clock.now())
-        core = _core(config, nodes, tasks, logs, Events(store), engine, templates, clock, metrics)
+        tokens = await Tokens.load(store, read_or_make(config.data_dir / datadir.TOKEN_NAME), clock.now)
+        core = _core(config, nodes, tasks, logs, Events(store), engine, templates, tokens, clock, metrics)
         channels = _channels(config, engine, clock)
         tls = None if _on_loopback(sock) else ApiTls(channels)
         await layer(api_server.serve, api_app.make_app(core), sock, load, tls)
@@ -274,6 +275,7 @@ def _core(
     events: Events,
     engine: Runtime,
     templates: Templates,
+    tokens: Tokens,
     clock: SystemClock,
     metrics: Metrics,
 ) -> Core:
@@ -284,7 +286,7 @@ def _core(
         events=events,
         images=engine.images,
         templates=templates,
-        tokens=Tokens({ADMIN: hash_of(read_or_make(config.data_dir / datadir.TOKEN_NAME))}),
+        tokens=tokens,
         nodes=nodes,
         status=partial(_status, nodes, tasks, engine),
         healthy=lambda: engine.session.connected,

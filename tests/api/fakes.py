@@ -33,6 +33,7 @@ from mill.model import (
     Template,
     Time,
     Times,
+    TokenView,
     Usage,
 )
 from mill.security.tokens import Tokens, hash_of
@@ -244,6 +245,31 @@ class FakeNodes:
 
 
 @attrs.define
+class FakeTokenStore:
+    """`kept` by hash, as a store would. `fault` is raised by every write."""
+
+    kept: dict[str, TokenView] = attrs.field(factory=dict)
+    fault: MillError | None = None
+
+    async def put_token(self, hashed: str, token: TokenView) -> None:
+        await self._fail()
+        self.kept[hashed] = token
+
+    async def delete_token(self, hashed: str) -> None:
+        await self._fail()
+        del self.kept[hashed]
+
+    async def tokens(self) -> dict[str, TokenView]:
+        await trio.lowlevel.checkpoint()
+        return dict(self.kept)
+
+    async def _fail(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.fault is not None:
+            raise self.fault
+
+
+@attrs.define
 class FakeNode:
     """All of them, and the `Core` that the app is made over."""
 
@@ -254,6 +280,7 @@ class FakeNode:
     images: FakeImages = attrs.field(factory=FakeImages)
     templates: FakeTemplates = attrs.field(factory=FakeTemplates)
     nodes: FakeNodes = attrs.field(factory=lambda: FakeNodes(VIEW))
+    kept_tokens: FakeTokenStore = attrs.field(factory=FakeTokenStore)
     healthy: bool = True
     answered: list[Answered] = attrs.field(factory=list)
 
@@ -270,7 +297,7 @@ class FakeNode:
             images=self.images,
             templates=self.templates,
             nodes=self.nodes,
-            tokens=Tokens({"admin": hash_of(TOKEN)}),
+            tokens=Tokens(self.kept_tokens, lambda: NOW, hash_of(TOKEN), dict(self.kept_tokens.kept)),
             status=lambda: STATUS,
             healthy=lambda: self.healthy,
             metrics=self.metrics,

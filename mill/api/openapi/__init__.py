@@ -6,7 +6,7 @@ is described are held together by tests: every route, parameter, status and answ
 
 from typing import Any
 
-from mill.api.openapi import images, node, tasks, templates
+from mill.api.openapi import images, node, tasks, templates, tokens
 from mill.api.openapi.schemas import components
 
 _ABOUT = """\
@@ -22,6 +22,7 @@ _TAGS = {
     "events": "Changes of the tasks' states",
     "images": "What this node can start without a registry",
     "templates": "Named drafts of tasks",
+    "tokens": "Who may use the API",
     "node": "This node",
 }
 
@@ -37,16 +38,17 @@ def document(version: str) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "tags": [{"name": name, "description": said} for name, said in _TAGS.items()],
-        "paths": {**tasks.paths(), **images.paths(), **templates.paths(), **node.paths()},
+        "paths": {**tasks.paths(), **images.paths(), **templates.paths(), **tokens.paths(), **node.paths()},
         "components": {
             "schemas": components(),
             "securitySchemes": {
                 "token": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "MILL_TOKEN, as admin.token of the node holds it",
+                    "description": "MILL_TOKEN: that of admin.token, or one of /v1/tokens. A call names the scope that it "
+                    "needs: read, spawn or admin, each of which covers those before it",
                 }
             },
         },
-        "security": [{"token": []}],
+        "security": [{"token": ["read"]}],
     }

@@ -12,7 +12,7 @@ from mill.checks import GRACE_KEYWORDS, LABEL_KEYWORDS, SIGNAL_KEYWORDS
 from mill.config import PAGE_LIMIT, PAGE_SIZE
 from mill.logs.frames import CURSOR_PATTERN, MOST_LINES
 from mill.logs.index import STREAMS
-from mill.model import Status
+from mill.model import Scope, Status
 from mill.units import DURATION_PATTERN
 
 TRUE, FALSE = ("true", "True", "1", "yes", ""), ("false", "False", "0", "no")
@@ -103,6 +103,11 @@ NODE: Mapping[str, Any] = {
     "example": "node-1",
     "description": "a node's id or its name",
 }
+TOKEN: Mapping[str, Any] = {
+    **TASK,
+    "example": "3f9a0c12b7de",
+    "description": "a token's id",
+}
 NEW_TEMPLATE: Mapping[str, Any] = {**TEMPLATE, "schema": {**TEXT, "minLength": 1, **LABEL_KEYWORDS}}
 LAST_EVENT_ID: Mapping[str, Any] = {
     "name": "Last-Event-ID", "in": "header", "required": False, "schema": TEXT,
@@ -115,7 +120,8 @@ _RETRY_AFTER = {
 _CHALLENGE = {"WWW-Authenticate": {"required": True, "schema": TEXT}}
 _PROBLEMS: Mapping[int, str] = {
     400: "what was sent is not right; `field` says where",
-    401: "no token, or one that this node does not know",
+    401: "no token, one that this node does not know, or one that has expired",
+    403: "the token's scope does not reach so far",
     404: "there is no such thing",
     409: "not in the state it is in",
     413: "the body is too large",
@@ -126,7 +132,6 @@ _PROBLEMS: Mapping[int, str] = {
     507: "a disk is full",
 }
 _PROBLEM_HEADERS = {401: _CHALLENGE, 503: _RETRY_AFTER}
-_ALWAYS = (400, 401, 431)
 
 Content = Mapping[str, Mapping[str, Any]]
 
@@ -171,9 +176,12 @@ def call(
     about: str = "",
     parameters: list[Mapping[str, Any]] | None = None,
     body: Content | None = None,
-    public: bool = False,
+    scope: Scope | None = Scope.READ,
 ) -> dict[str, Any]:
-    """One operation; *problems* are the statuses that it can fail with, beside those that all have."""
+    """One operation; *problems* are the statuses that it can fail with, beside those that all have.
+
+    *scope* is what it needs of a token; None: it needs none.
+    """
     responses: dict[str, Any] = {
         str(status): {
             "description": HTTPStatus(status).phrase.lower(),
@@ -181,8 +189,8 @@ def call(
         }
         for status, content in answers.items()
     }
-    always = [status for status in _ALWAYS if not (public and status == HTTPStatus.UNAUTHORIZED)]
-    for status in sorted({*always, *problems}):
+    always = {400, 431, *([] if scope is None else [401]), *([] if scope in {None, Scope.READ} else [403])}
+    for status in sorted(always | {*problems}):
         responses[str(status)] = _problem(status)
     made: dict[str, Any] = {"operationId": name, "tags": [tag], "summary": summary, "responses": responses}
     if about:
@@ -191,8 +199,7 @@ def call(
         made["parameters"] = parameters
     if body:
         made["requestBody"] = {"required": True, "content": body}
-    if public:
-        made["security"] = []
+    made["security"] = [] if scope is None else [{"token": [str(scope)]}]
     return made
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from mill.api.openapi.calls import TASK, call, events_of, json_of, lines_of, list_of, query_parameter
 from mill.api.openapi.schemas import TEXT, ref
+from mill.model import Scope
 
 _FAULTS = (502, 503, 504)
 """What containerd can make of any of them."""
@@ -25,12 +26,12 @@ def paths() -> dict[str, Any]:
         "/v1/images/load": {
             "post": call("loadImages", "images", "Load an archive", images, 413, 507, *_FAULTS,
                          about="As `docker save` or an OCI layout in a tar makes it, compressed or not.",
-                         parameters=[named], body=archive),
+                         parameters=[named], body=archive, scope=Scope.ADMIN),
         },
         "/v1/images/pull": {"post": _pull()},
         "/v1/images/{ref}": {
             "delete": call("removeImage", "images", "Remove an image that no task uses", {204: None}, 404, 409, *_FAULTS,
-                           parameters=[_IMAGE]),
+                           parameters=[_IMAGE], scope=Scope.ADMIN),
         },
     }  # fmt: skip
 
@@ -41,5 +42,5 @@ def _pull() -> dict[str, Any]:
         "pullImage", "images", "Pull an image", {200: {"application/x-ndjson": lines_of(news), "text/event-stream": events_of(news)}}, 413,
         about="By the Accept header: an object a line, or server-sent events named `progress`, `image` and `error`. The "
         "status is sent before the pull begins: what ends it is told by the last line.",
-        body=json_of(ref("PullRequest")),
+        body=json_of(ref("PullRequest")), scope=Scope.SPAWN,
     )  # fmt: skip

@@ -31,6 +31,8 @@ from mill.model import (
     Stats,
     Template,
     Time,
+    TokenRequest,
+    TokenView,
 )
 from mill.units import DURATION_PATTERN, MOST_SIZE_BYTES, NUMBER_PATTERN, SIZE_PATTERN
 
@@ -63,12 +65,13 @@ _ANSWERED: Mapping[Any, Mapping[str, Any]] = {
     Size: {"type": "integer", "description": "bytes"},
     Duration: {"type": "number", "description": "seconds"},
 }
-ASKED = (SpawnRequest, Draft, Mount, Publish, PullRequest)
-ANSWERED = (PullProgress, Record, Stats, Image, Template, NodeStatus, NodeView)
+ASKED = (SpawnRequest, Draft, Mount, Publish, PullRequest, TokenRequest)
+ANSWERED = (PullProgress, Record, Stats, Image, Template, NodeStatus, NodeView, TokenView)
 EXAMPLES: Mapping[type, Mapping[str, Any]] = {
     SpawnRequest: {"image": "busybox", "args": ["echo", "hello"], "memory": "32M", "timeout": "1m"},
     Draft: {"image": "busybox", "args": ["sleep", "60"], "cpu": 0.1, "env": {"MODE": "agent"}},
     PullRequest: {"image": "busybox", "pull": "missing"},
+    TokenRequest: {"scope": "spawn", "name": "ci", "expires": "30d"},
 }
 _WHOLE: Mapping[type, Mapping[str, Any]] = {
     SpawnRequest: {

@@ -4,7 +4,7 @@ from typing import Any
 
 from mill.api.openapi.calls import LAST_EVENT_ID, TASK, call, events_of, json_of, lines_of, list_of, query
 from mill.api.openapi.schemas import TEXT, ref
-from mill.model import Status
+from mill.model import Scope, Status
 
 _SPAWNED = {
     "type": "object",
@@ -44,7 +44,7 @@ def _spawn() -> dict[str, Any]:
         "spawnTask", "tasks", "Start a task", {201: json_of(_SPAWNED)}, 413, 502, 503, 504, 507,
         about="Answers at once: the task is `starting`, or `pulling` where its image is not there yet. What a template "
         "says in `task` is overridden by the other fields.",
-        body=json_of(ref("SpawnRequest")),
+        body=json_of(ref("SpawnRequest")), scope=Scope.SPAWN,
     )  # fmt: skip
     made["responses"]["201"]["headers"] = _LOCATION
     return made
@@ -65,7 +65,7 @@ def _kill() -> dict[str, Any]:
         "killTask", "tasks", "End a task: 202 while it is ending, 200 when it has ended", {200: record, 202: record},
         404, 503, 507,
         about="`signal` instead of the task's stop signal, then SIGKILL after `grace`.",
-        parameters=[TASK, *query("grace", "signal")],
+        parameters=[TASK, *query("grace", "signal")], scope=Scope.SPAWN,
     )  # fmt: skip
 
 
