@@ -24,6 +24,8 @@ from mill.model import Draft
 from mill.units import MIB, parse_address, parse_duration, parse_resolvers, parse_size
 
 DEFAULT_DATA_DIR = Path("/var/lib/mill")
+SECRET_VARIABLE = "MILL_SECRET"  # noqa: S105 -- its name
+"""The cluster's secret for a new node; no option, for everybody may read a command line."""
 DEFAULT_LISTEN = "127.0.0.1:4400"
 DEFAULT_DNS_LISTEN = "127.0.0.1:4453"
 
@@ -177,6 +179,8 @@ class Config:
     registries: Mapping[str, RegistryConfig] = attrs.field(factory=dict)
     rebuild_records: bool = False
     tls_names: tuple[str, ...] = ()
+    secret_file: Path | None = None
+    secret: str | None = attrs.field(default=None, repr=False)
     templates: Mapping[str, Draft] = attrs.field(factory=dict)
 
 
@@ -282,6 +286,10 @@ OPTIONS: Mapping[str, tuple[Callable[[object], Any], str]] = {
     "runtime": (_text, "the OCI runtime: runc, crun, runsc, or the absolute path of one"),
     "systemd_cgroup": (switch, "have systemd make the tasks' cgroups (as slices and scopes of its own)"),
     "listen": (_listen, "address and port of the API; off loopback it speaks TLS"),
+    "secret_file": (
+        _path,
+        "the secret of the cluster that a new node is to be of (or the secret itself in MILL_SECRET; default: a new one)",
+    ),
     "tls_names": (
         _tls_names,
         "host names, separated by commas, that users reach the API by beside the host's own: for its certificate",
@@ -344,7 +352,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], config_file: P
             values[option] = _parsed(option, flag, f"--{option.replace('_', '-')}")
         elif environ.get(variable):
             values[option] = _parsed(option, environ[variable], variable)
-    return Config(**values)
+    return Config(**values, secret=environ.get(SECRET_VARIABLE) or None)
 
 
 def _parsed(option: str, value: object, where: str) -> Any:

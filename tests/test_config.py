@@ -46,6 +46,7 @@ EVERY_OPTION = {
     "rebuild_records": "true",
     "dns_listen": "192.0.2.1:53",
     "dns_upstream": "192.0.2.53, [2001:db8::53]:5353",
+    "secret_file": "/run/secrets/mill",
     "tls_names": "Mill.Example.com,mill",
 }
 
@@ -87,6 +88,7 @@ def test_every_option_can_come_from_each_source_and_means_the_same(write: Write)
         Path("/root/config.json"), 20 * GIB, ("/srv", "/data"), 16 * MIB, 7200.0,
         dns_listen="192.0.2.1:53", dns_upstream=(("192.0.2.53", 53), ("2001:db8::53", 5353)),
         rebuild_records=True, tls_names=("mill.example.com", "mill"),
+        secret_file=Path("/run/secrets/mill"),
         mesh_cidr=IPv4Network("10.7.0.0/16"), mesh_subnet=IPv4Network("10.7.4.0/22"), mesh_link="auto", mesh_port=8472,
     )  # fmt: skip
 
@@ -184,7 +186,7 @@ def test_templates_and_registries_come_from_the_file(write: Write) -> None:
             mirrors=("mirror.example.com:5000", "http://127.0.0.1:5001", "https://[::1]/")
         ),
     }
-    assert "secret" not in repr(config)
+    assert "'secret'" not in repr(config)
 
 
 # -- mistakes -------------------------------------------------------------------------------------------------------
@@ -388,3 +390,11 @@ def test_a_file_of_templates_holds_nothing_else() -> None:
 )
 def test_an_address_is_read(text: str, address: tuple[str, int]) -> None:
     assert parse_address(text) == address
+
+
+def test_a_secret_comes_by_the_environment_and_is_not_shown() -> None:
+    """As a flag everybody on the host could read it."""
+    config = load({}, {"MILL_SECRET": "mill1-whispered"}, None)
+    assert config.secret == "mill1-whispered"
+    assert "whispered" not in repr(config)
+    assert "secret" not in OPTIONS

@@ -22,7 +22,7 @@ from structlog.processors import ExceptionRenderer
 from structlog.tracebacks import ExceptionDictTransformer
 
 from mill import __version__
-from mill.config import SHUTDOWN_S, Config, load
+from mill.config import SECRET_VARIABLE, SHUTDOWN_S, Config, load
 from mill.daemon import datadir
 from mill.daemon.node import Ready, serve_node
 from mill.daemon.options import setup_options
@@ -46,6 +46,7 @@ def milld(config_file: Path | None, **flags: str | None) -> None:
     code = 0
     try:
         config = load(flags, os.environ, config_file)
+        os.environ.pop(SECRET_VARIABLE, None)  # what milld starts need not know it
         _check_root()
         with datadir.claimed(config.data_dir):
             _raise_open_files()

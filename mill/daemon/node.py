@@ -59,7 +59,8 @@ from mill.network import service as network
 from mill.network.addresses import Peer
 from mill.network.service import Mesh
 from mill.security.channel import ApiTls, Channels
-from mill.security.secret_file import SECRET_NAME
+from mill.security.keys import Keyring
+from mill.security.secret_file import SECRET_NAME, read_given
 from mill.security.secret_file import read_or_make as read_ring
 from mill.security.tokens import Tokens, read_or_make
 from mill.store import Store
@@ -107,6 +108,7 @@ async def serve_node(
         async def layer(serve: Callable[..., Awaitable[None]], *args: Any, **options: Any) -> Any:
             return await layers.enter_async_context(running(serve, *args, **options))
 
+        given = read_given(config.secret_file, config.secret)
         sock, dns_port = _bind(config, layers)
         counted: Meters = await layer(meters.serve)
         engine, mesh = await _engine(config, layer, clock, counted)
@@ -128,7 +130,7 @@ async def serve_node(
         nodes = await Nodes.load(store, tasks, engine, clock.now())
         tokens = await Tokens.load(store, read_or_make(config.data_dir / datadir.TOKEN_NAME), clock.now)
         core = _core(config, nodes, tasks, logs, Events(store), engine, templates, tokens, clock, metrics)
-        channels = _channels(config, engine, clock)
+        channels = _channels(config, given, engine, clock)
         tls = None if _on_loopback(sock) else ApiTls(channels)
         await layer(api_server.serve, api_app.make_app(core), sock, load, tls)
         datadir.publish_api(config.data_dir, address := _address(sock), channels.trusted_pem)
@@ -339,9 +341,9 @@ def _status(nodes: Nodes, tasks: Tasks, engine: Runtime) -> NodeStatus:
     )
 
 
-def _channels(config: Config, engine: Runtime, clock: SystemClock) -> Channels:
+def _channels(config: Config, given: Keyring | None, engine: Runtime, clock: SystemClock) -> Channels:
     """What this node speaks TLS by, made of the cluster's secret."""
-    ring = read_ring(config.data_dir / SECRET_NAME)
+    ring = read_ring(config.data_dir / SECRET_NAME, given)
     names = ("localhost", *host.names(), engine.node_name, *config.tls_names)
     return Channels(ring, UUID(engine.node_id).hex, names, clock.now)
 

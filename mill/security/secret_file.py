@@ -16,21 +16,50 @@ MOST_FILE_BYTES = 4096
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-def read_or_make(path: Path) -> Keyring:
-    """The ring in *path*, made at the first start with one new secret. `SetupError` repeats nothing of what it read."""
+def read_or_make(path: Path, given: Keyring | None = None) -> Keyring:
+    """The ring in *path*; at the first start it is the one that was *given*, or a new secret.
+
+    A given one that is not of this node's cluster is a `SetupError`, and so is whatever is wrong with the file: neither
+    repeats anything of a secret.
+    """
+    ring = read(path)
+    if ring is None:
+        ring = given or Keyring(Secret(secrets.token_bytes(SECRET_BYTES)))
+        write(path, ring)
+    elif given is not None and ring.find(given.used.key_id) is None:
+        raise SetupError(
+            f"this node is of a cluster with another secret (key {ring.used.key_id.hex()} in {path}) than the one given "
+            f"(key {given.used.key_id.hex()}): leave it out, or choose another --data-dir"
+        )
+    return ring
+
+
+def read(path: Path) -> Keyring | None:
+    """The ring in *path*, which is nobody else's to read; None where there is none."""
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            content = file.read(MOST_FILE_BYTES + 1)
+        mode, content = _content(path)
     except FileNotFoundError:
-        made = Keyring(Secret(secrets.token_bytes(SECRET_BYTES)))
-        write(path, made)
-        return made
-    except OSError as error:
-        raise SetupError(f"cannot read the cluster's secret in {path}: {error.strerror}") from None
+        return None
     if mode & _OTHERS:
         raise SetupError(f"{path} may be read by others than its owner: run 'chmod 600 {path}'")
     return _ring(path, content)
+
+
+def read_given(file: Path | None, text: str | None) -> Keyring | None:
+    """What a user gives a new node: ``--secret-file``, which may be anybody's (a container's secrets are), or ``MILL_SECRET``."""
+    if file is not None and text is not None:
+        raise SetupError("--secret-file and MILL_SECRET both give a secret: leave one of them out")
+    if text is not None:
+        try:
+            return Keyring(parse(text.strip()))
+        except ValueError as error:
+            raise SetupError(f"MILL_SECRET: {error}") from None
+    if file is None:
+        return None
+    try:
+        return _ring(file, _content(file)[1])
+    except FileNotFoundError:
+        raise SetupError(f"cannot read the cluster's secret in {file}: there is no such file") from None
 
 
 def write(path: Path, ring: Keyring) -> None:
@@ -51,6 +80,17 @@ def write_private(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _content(path: Path) -> tuple[int, bytes]:
+    """The file's mode, and what is in it up to a byte too many."""
+    try:
+        with path.open("rb") as file:
+            return os.fstat(file.fileno()).st_mode, file.read(MOST_FILE_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise SetupError(f"cannot read the cluster's secret in {path}: {error.strerror}") from None
 
 
 def _ring(path: Path, content: bytes) -> Keyring:

@@ -12,7 +12,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.node import MILL, Node
+from mill.security.keys import Secret
+from tests.node import MILL, MakeNode, Node
 from tests.world import Host, hosts
 
 HERE, THERE = "10.250.30.1", "10.250.30.9"
@@ -156,6 +157,40 @@ def _frame(tap: socket.socket) -> bytes:
         return tap.recv(65536)
     except TimeoutError:
         return b""
+
+
+# -- a secret given to a new node -----------------------------------------------------------------------------------
+
+
+def test_nodes_of_one_secret_are_trusted_by_one_file(make_node: MakeNode, tmp_path: Path) -> None:
+    first = make_node(name="first", busybox=False)
+    secret = (first.data_dir / "cluster.secret").read_text()
+    (tmp_path / "given").write_text(secret)
+    by_file = make_node(name="file", busybox=False, options={"secret-file": str(tmp_path / "given")})
+    by_environ = make_node(name="environ", busybox=False, environ={"MILL_SECRET": secret.strip()})
+    pems = {(node.data_dir / "ca.pem").read_text() for node in (first, by_file, by_environ)}
+    assert len(pems) == 1
+    for pid in set(by_environ.at_rest()) - {by_environ.pid}:
+        assert b"MILL_SECRET" not in Path(f"/proc/{pid}/environ").read_bytes()
+    for node in (by_file, by_environ):
+        assert secret.rpartition("-")[2].strip() not in node.log.read_text()
+
+
+def test_a_node_keeps_its_cluster(make_node: MakeNode) -> None:
+    node = make_node(name="loyal", busybox=False)
+    secret = (node.data_dir / "cluster.secret").read_text()
+    node.terminate()
+    other = Secret(b"o" * 32).text
+    for given, told in [(other, "another secret"), ("nonsense", "MILL_SECRET: is no cluster secret")]:
+        env = {**node.env(), "MILL_SECRET": given}
+        done = subprocess.run(
+            node.command(), capture_output=True, text=True, env=env, timeout=60, check=False
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert told in done.stderr.splitlines()[-1]
+        assert given not in done.stderr
+    node.start()
+    assert (node.data_dir / "cluster.secret").read_text() == secret
 
 
 def handshake(context: ssl.SSLContext, name: str) -> str | None:

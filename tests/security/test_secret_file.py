@@ -8,7 +8,7 @@ import pytest
 
 from mill.errors import SetupError
 from mill.security.keys import Keyring, Secret
-from mill.security.secret_file import MOST_FILE_BYTES, read_or_make, write
+from mill.security.secret_file import MOST_FILE_BYTES, read_given, read_or_make, write
 
 ONE, TWO = Secret(b"1" * 32), Secret(b"2" * 32)
 
@@ -102,3 +102,50 @@ def test_what_a_crash_left_open_to_others_is_not_written_into(path: Path) -> Non
         write(path, Keyring(ONE))
         assert reader.read() == b""
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+# -- given to a new node --------------------------------------------------------------------------------------------
+
+
+def test_a_new_node_takes_what_it_is_given_and_keeps_it(path: Path) -> None:
+    ring = Keyring(ONE)
+    assert read_or_make(path, ring) == ring
+    assert read_or_make(path) == ring
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert read_or_make(path, ring) == ring  # said again at the next start
+
+
+def test_a_node_does_not_change_its_cluster(path: Path) -> None:
+    write(path, Keyring(ONE))
+    with pytest.raises(SetupError, match="another secret") as caught:
+        read_or_make(path, Keyring(TWO))
+    for secret in (ONE, TWO):
+        assert secret.key_id.hex() in str(caught.value)
+        assert secret.key.hex() not in str(caught.value)
+    assert read_or_make(path) == Keyring(ONE)
+
+
+def test_after_a_change_of_the_secret_the_old_one_may_still_be_given(path: Path) -> None:
+    ring = Keyring(ONE).install(TWO).use(TWO.key_id)
+    write(path, ring)
+    assert read_or_make(path, Keyring(ONE)) == ring
+
+
+def test_it_is_given_by_a_file_or_by_the_environment(path: Path) -> None:
+    put(path, f"{ONE.text}\n".encode(), 0o444)
+    assert read_given(path, None) == read_given(None, f"{ONE.text}\n") == Keyring(ONE)
+    assert read_given(None, None) is None
+    with pytest.raises(SetupError, match="leave one of them out"):
+        read_given(path, ONE.text)
+
+
+@pytest.mark.parametrize("text", ["", "x", ONE.text[:-1], f"{ONE.text} {TWO.text}"])
+def test_one_given_that_is_none_is_one_line(path: Path, text: str) -> None:
+    with pytest.raises(SetupError, match=r"MILL_SECRET: is no cluster secret") as caught:
+        read_given(None, text)
+    assert "3131" not in str(caught.value)
+    put(path, text.encode())
+    with pytest.raises(SetupError, match=str(path)):
+        read_given(path, None)
+    with pytest.raises(SetupError, match="no such file"):
+        read_given(path.with_name("none"), None)

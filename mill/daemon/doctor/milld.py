@@ -14,6 +14,9 @@ from uuid import UUID
 from mill.daemon.datadir import API_NAME, AUTHORITY_NAME, NODE_NAME, TOKEN_NAME
 from mill.daemon.doctor.findings import Finding, ok, problem, warning
 from mill.daemon.doctor.host import Host, read
+from mill.errors import SetupError
+from mill.security import secret_file
+from mill.security.secret_file import SECRET_NAME
 
 ANSWER_S = 10.0
 """For milld to say how it is. Usual: 5 ms; a machine that swaps takes seconds."""
@@ -30,6 +33,18 @@ def identity(host: Host) -> Iterator[Finding]:
         yield judge_token(token, read(token).strip(), stat.S_IMODE(token.stat().st_mode))
     else:
         yield ok("token", f"{token} is made at the first start")
+    yield judge_secret(host.data_dir / SECRET_NAME)
+
+
+def judge_secret(file: Path) -> Finding:
+    try:
+        ring = secret_file.read(file)
+    except SetupError as error:
+        advice = "put the old one back: without it this node is of no cluster, and its certificates are trusted by none"
+        return problem("secret", str(error), advice)
+    if ring is None:
+        return ok("secret", f"{file} is made at the first start")
+    return ok("secret", f"{file}, key {ring.used.key_id.hex()}")
 
 
 def judge_identity(file: Path, text: str) -> Finding:

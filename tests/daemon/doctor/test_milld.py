@@ -9,6 +9,7 @@ from mill.config import Config
 from mill.daemon.datadir import API_NAME, claimed, publish_api, write_whole
 from mill.daemon.doctor import milld
 from mill.daemon.doctor.host import Host
+from mill.security.secret_file import read_or_make
 
 WELL = {
     "version": "1.0",
@@ -32,7 +33,7 @@ def test_the_token(token: str, mode: int, level: str) -> None:
 def test_a_node_id_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "node.id").write_text("nonsense\n")
     found = list(milld.identity(Host(Config(data_dir=tmp_path))))
-    assert [str(one.level) for one in found] == ["problem", "ok"]
+    assert [str(one.level) for one in found] == ["problem", "ok", "ok"]
     assert "holds no node id" in found[0].found
 
 
@@ -63,3 +64,18 @@ def test_one_that_holds_the_lock_and_does_not_answer(tmp_path: Path) -> None:
         write_whole(tmp_path / API_NAME, "[]", mode=0o644)
         (finding,) = milld.milld(host)
         assert "has not said where its API is" in finding.found
+
+
+def test_a_secret_that_is_damaged_or_open_to_others(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.secret"
+    assert "made at the first start" in milld.judge_secret(file).found
+    ring = read_or_make(file)
+    good = milld.judge_secret(file)
+    assert (good.level, ring.used.key_id.hex() in good.found) == ("ok", True)
+    assert ring.used.key.hex() not in good.found
+    file.chmod(0o644)
+    assert (found := milld.judge_secret(file)).level == "problem"
+    assert "chmod 600" in found.found
+    file.chmod(0o600)
+    file.write_text("nonsense")
+    assert milld.judge_secret(file).level == "problem"
