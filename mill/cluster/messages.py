@@ -14,11 +14,15 @@ from mill.cluster.values import MemberState, NodeId
 
 @attrs.frozen
 class Body:
-    """What a member says of itself. `extra` is what a newer Mill says besides, kept and passed on (as the wire has it)."""
+    """What a member says of itself, since its incarnation `said`; later ones did not change it.
+
+    `extra` is what a newer Mill says besides, kept and passed on (as the wire has it).
+    """
 
     name: str
     host: str
     port: int
+    said: int = 0
     joined_term: int = 0
     meta: Mapping[str, str] = attrs.field(factory=dict, hash=False)
     extra: bytes = b""
@@ -28,7 +32,7 @@ class Body:
 class Claim:
     """*node* in its life *epoch* is in *state*, as of its *incarnation*.
 
-    Its own words (alive, away) and a full copy carry the `body`. A suspicion names up to three who made it themselves, `accusers`.
+    New words of its own and a full copy carry the `body`. A suspicion names up to three who made it themselves, `accusers`.
     `away_s` is what is left of the time that a member said it would be away.
     """
 

@@ -1,15 +1,43 @@
-"""Membership: SWIM with Lifeguard. Pure. (So far the signature that other parts build against.)"""
+"""Membership: who is there, without anybody in charge. SWIM with Lifeguard, and what a few dozen nodes need beside it. Pure.
+
+Every half second a node probes another one (`probes`); who does not answer is suspected, and is down unless it objects in
+time (`opinions`, `suspicion`). All that is learnt is told to three others every 0.2 s and rides on every packet (`voice`,
+`broadcasts`), so that it reaches everybody within a dozen rounds; digests on acks tell who missed something after all, and a
+full copy by stream mends it. Sources: SWIM (Das et al., 2002), Lifeguard (Dadgar et al., 2018), HashiCorp's memberlist.
+
+Where it differs from memberlist, and why:
+
+* A life is (id, epoch): a death that is still on its way cannot hide a node that was restarted.
+* Who is down is pinged now and then, for ever: else two halves that were cut off for long would never find each other.
+* Each thing is told 16 times at least, and the one who does not answer is pinged four times: in small clusters under loss
+  the objection otherwise often does not arrive.
+* Who is not alive in the eyes of the one it talks to hears so in every answer; what it says after that counts at once.
+* Streams are probed too, slowly: a node that is alive by UDP alone is of little use, and `PathChanged` says so.
+* A node that was stopped for a while blames nobody for the silence.
+
+A shell gives `receive` every packet and calls `tick` at `next_deadline`; it carries out the effects in order.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
-from mill.cluster.effects import Effect
-from mill.cluster.messages import Packet
+from mill.cluster.effects import Changed, Effect, News
+from mill.cluster.messages import Ack, Ask, Packet, Ping, Rumour, Sync, Told
+from mill.cluster.opinions import Opinions
+from mill.cluster.probes import Probes
 from mill.cluster.tuning import Tuning
-from mill.cluster.values import Address, Choice, Member, NodeId, Peer
+from mill.cluster.values import Address, Choice, Member, MemberState, NodeId, Peer
+from mill.cluster.voice import Voice
+
+LAST_WORDS = 8
+"""Members that are told at once by one that goes: it may not live to the next round."""
 
 
 class Swim:
-    """Every call takes `now` (monotonic seconds) and gives the effects to carry out, in order."""
+    """Every call takes `now` (monotonic seconds) and gives the effects to carry out, in order.
+
+    *attach* gives what rides on each of this node's pings and acks: 400 bytes at most.
+    """
 
     def __init__(
         self,
@@ -22,52 +50,188 @@ class Swim:
         meta: Mapping[str, str] | None = None,
         attach: Callable[[], bytes] = bytes,
     ) -> None:
-        """*attach* gives what rides on each of my pings and acks."""
+        self._tuning = tuning
+        self._voice = Voice(me, rng, tuning, attach, now)
+        self._probes = Probes(self._voice, self._suspect)
+        self._opinions = Opinions(self._voice, self._probes.look, joined_term, dict(meta or {}))
+        self._seeds: tuple[Address, ...] = ()
+        self._joining = False
+        self._synced_at = now - tuning.sync_every_s
+        self._rumours = 0
+        self.members: Mapping[NodeId, Member] = MappingProxyType(self._voice.table.members)
+        """All that are known, this node first: alive, suspect, away, down, and those that left not long ago."""
 
-    me: Peer
-    members: Mapping[NodeId, Member]
-    """All that are known, this node first: alive, suspect, away, down, and those that left not long ago."""
+    def __repr__(self) -> str:
+        return f"<Swim {'; '.join(map(str, self.members.values()))}>"
+
+    @property
+    def me(self) -> Peer:
+        return self._voice.me
 
     @property
     def next_deadline(self) -> float:
-        """When `tick` has something to do at the latest; it may change with every call."""
-        raise NotImplementedError
+        """When `tick` has something to do; any call may change it."""
+        return self._voice.timers.next_at
 
-    def receive(self, message: Packet, source: Address, now: float) -> list[Effect]:
-        raise NotImplementedError
+    @property
+    def awareness(self) -> int:
+        """How much this node doubts itself: 0 is healthy, 7 the most."""
+        return self._voice.awareness
+
+    def _suspect(self, node: NodeId) -> None:
+        self._opinions.suspect(node)
+
+    # -- the world comes in -----------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> list[Effect]:
-        raise NotImplementedError
+        """What is due by *now*."""
+        self._wake(now)
+        self._voice.timers.run(now)
+        return self._done()
+
+    def receive(self, message: Packet, source: Address, now: float) -> list[Effect]:
+        """*message* came from *source*, by a datagram or a stream."""
+        self._wake(now)
+        if message.speaker != self.me.id:
+            kind = message.kind
+            self._opinions.hear(message, copied=isinstance(kind, Sync))
+            self._hear_rumours(message)
+            if isinstance(kind, Ping):
+                self._probes.receive_ping(message, kind, source)
+            elif isinstance(kind, Ack):
+                self._probes.receive_ack(message, kind)
+                self._compare(message.speaker, kind.digest)
+            elif isinstance(kind, Ask):
+                self._probes.receive_ask(kind, source)
+            elif isinstance(kind, Told):
+                self._probes.receive_told(message, kind)
+            elif isinstance(kind, Sync) and kind.reply and message.speaker in self.members:
+                self._sync(self.members[message.speaker].peer.address, reply=False)
+        return self._done()
+
+    def _wake(self, now: float) -> None:
+        """Who comes far too late was stopped (SIGSTOP, a frozen VM): it was deaf itself."""
+        late_s = now - self.next_deadline
+        self._voice.now = now
+        if late_s > self._tuning.pause_s:
+            self._probes.pause()
+            self._opinions.grant(late_s)
+            self._voice.doubt(+1)
+
+    def _done(self) -> list[Effect]:
+        """The effects so far, with what follows from changes for the prober."""
+        effects, self._voice.effects = self._voice.effects, []
+        for effect in effects:
+            if isinstance(effect, Changed):
+                self._follow(effect)
+        return effects
+
+    def _follow(self, changed: Changed) -> None:
+        old, new = changed.old, changed.new
+        if new is None or (old is not None and old.peer.epoch != new.peer.epoch):
+            self._probes.drop((new or old).id)  # type: ignore[union-attr] -- one of them is there
+        if (
+            new is not None
+            and new.id != self.me.id
+            and new.state.reachable
+            and (old is None or not old.state.reachable)
+        ):
+            self._probes.add(new.id)
+
+    # -- full copies ------------------------------------------------------------------------------------------------
 
     def join(self, seeds: Iterable[Address], now: float) -> list[Effect]:
-        raise NotImplementedError
+        """Ask *seeds* for all they know, again and again while nobody else is alive."""
+        self._wake(now)
+        self._seeds = tuple(seed for seed in seeds if seed != self.me.address)
+        if not self._joining:
+            self._joining = True
+            self._join()
+        return self._done()
+
+    def _join(self) -> None:
+        voice = self._voice
+        voice.timers.at(voice.now + self._tuning.join_every_s, self._join)
+        if len(voice.table.reachable) <= 1 and voice.takes_part:
+            for seed in self._seeds:
+                self._sync(seed, reply=True)
+
+    def _compare(self, speaker: NodeId, digest: int) -> None:
+        """Ask *speaker* for a full copy if it holds something else, unless that is probably on its way anyway."""
+        voice, tuning = self._voice, self._tuning
+        if digest == voice.table.digest or speaker not in self.members:
+            return
+        since_s = voice.now - self._synced_at
+        settled = voice.now - self._opinions.changed_at >= tuning.settled_s
+        if since_s >= (tuning.settled_sync_every_s if settled else tuning.sync_every_s):
+            self._sync(voice.address(speaker), reply=True)
+
+    def _sync(self, to: Address, *, reply: bool) -> None:
+        self._synced_at = self._voice.now
+        self._voice.stream(to, Sync(reply), self._opinions.full_copy())
+
+    # -- my own words -----------------------------------------------------------------------------------------------
 
     def leave(self, now: float) -> list[Effect]:
-        """For good; go on ticking for a second, so that enough members hear of it."""
-        raise NotImplementedError
+        """For good. Go on with `receive` and `tick` for a second, so that enough members hear of it."""
+        return self._go(MemberState.LEFT, now)
 
     def say_away(self, now: float, for_s: float) -> list[Effect]:
-        """Back soon, with a new epoch; go on ticking as above."""
-        raise NotImplementedError
+        """Back within *for_s*, with a new epoch. Go on for a second as with `leave`."""
+        return self._go(MemberState.AWAY, now, for_s)
 
-    def forget(self, node: NodeId, now: float) -> list[Effect]:
-        """Count *node* no more. One that is alive after all objects, and is back."""
-        raise NotImplementedError
+    def _go(self, state: MemberState, now: float, away_s: float = 0.0) -> list[Effect]:
+        self._wake(now)
+        self._opinions.say(state, away_s=away_s)
+        self._voice.tell(LAST_WORDS)
+        return self._done()
 
     def say(
         self, now: float, *, joined_term: int | None = None, meta: Mapping[str, str] | None = None
     ) -> list[Effect]:
-        """New words about myself, with a raised incarnation."""
-        raise NotImplementedError
+        """New words about myself; whoever said it would go, and says something, stays."""
+        self._wake(now)
+        self._opinions.say(
+            MemberState.ALIVE, joined_term=joined_term, meta=None if meta is None else dict(meta)
+        )
+        return self._done()
 
     def renew(self, epoch: int, now: float) -> list[Effect]:
-        """Begin a new life (the caller has kept *epoch* already): what was said of my old one no longer counts."""
-        raise NotImplementedError
+        """Begin a new life, whose *epoch* is on disk already: what was said of the old one no longer counts."""
+        if epoch <= self.me.epoch:
+            raise ValueError(f"epoch {epoch} is no later than {self.me.epoch}")
+        self._wake(now)
+        self._opinions.renew(epoch)
+        return self._done()
+
+    def forget(self, node: NodeId, now: float) -> list[Effect]:
+        """By somebody's order: *node* counts no more. If it is alive after all it objects, and is back. `KeyError` for unknown ones."""
+        self._wake(now)
+        if node == self.me.id:
+            raise ValueError("a node leaves, it does not forget itself")
+        self._opinions.forget(node)
+        return self._done()
+
+    # -- for other cores --------------------------------------------------------------------------------------------
 
     def ping(self, node: NodeId, now: float) -> list[Effect]:
-        """Ask one member at once; its answer comes as `Attached`."""
-        raise NotImplementedError
+        """Ask one member at once; its answer comes as `Attached`. `KeyError` for unknown ones."""
+        self._wake(now)
+        self._probes.ping(node)
+        return self._done()
 
     def broadcast(self, key: str, payload: bytes, now: float) -> list[Effect]:
-        """Tell all members; of one key only the newest of this node is passed on."""
-        raise NotImplementedError
+        """Tell all members; each gets it as `News`, most probably once. Of one key only this node's newest is passed on."""
+        self._wake(now)
+        self._rumours += 1
+        me = self.me
+        self._voice.broadcasts.put_rumour(Rumour(me.id, me.epoch, self._rumours, key, payload))
+        self._voice.kick()
+        return self._done()
+
+    def _hear_rumours(self, packet: Packet) -> None:
+        voice = self._voice
+        for rumour in packet.rumours:
+            if rumour.origin != self.me.id and voice.broadcasts.put_rumour(rumour):
+                voice.effects.append(News(rumour.key, rumour.payload, rumour.origin))
+                voice.kick()

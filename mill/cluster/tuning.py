@@ -17,6 +17,10 @@ class Tuning:
     """What a probe takes at most, of which half goes by before others are asked to help."""
     relays: int = 3
     """Members that are asked to ping whoever does not answer."""
+    relay_for_s: float = 0.4
+    """How long one who was asked tries before it says that it got no answer either: in time for the probe's end."""
+    answer_s: float = 5.0
+    """Who answers later than that answers nothing; a stream at 30 % loss may need it."""
     pings: int = 4
     """Datagrams sent to one who does not answer, evenly over the probe's time: at 30 % loss one alone is lost every other time."""
     most_awareness: int = 7
@@ -43,7 +47,7 @@ class Tuning:
     """Between two pings to a member that is down. Nothing else heals a partition that outlasted the suspicions."""
     stream_probe_every_s: float = 10.0
     """Between two pings by stream to one member after the other: a fault of TCP alone is not seen by datagrams."""
-    path_strikes: int = 2
+    path_strikes: int = 3
     """A way to a member counts as broken after so many probes in a row failed on it while another carried."""
     join_every_s: float = 2.0
     """Between two tries to reach the seeds, while nobody else is alive."""
@@ -66,5 +70,7 @@ class Tuning:
     """Nodes that are held, at most; further ones are not let in."""
     most_rumours: int = 1024
     """Rumours on their way, and known ones, at most; what was told most often goes first."""
+    most_questions: int = 4096
+    """Pings whose answer is awaited, at most."""
     most_relayed: int = 256
     """Pings for others under way, at most; further ones are not taken on."""

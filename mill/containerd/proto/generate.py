@@ -1,4 +1,4 @@
-"""Writes the ``*_pb2`` modules of this package again: ``python -m mill.containerd.proto.generate``.
+"""Writes the ``*_pb2`` modules of every ``proto`` package again: ``python -m mill.containerd.proto.generate``.
 
 A tool for developers (needs grpcio-tools); nothing imports it at run time. The test that modules and ``.proto`` files
 agree calls `descriptors`.
@@ -11,16 +11,15 @@ from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
+ROOT = Path(__file__).parents[3]
 """Imports are written from here (``mill/containerd/proto/...``), so that generated ones are absolute."""
 
 
 def run(*options: str) -> None:
-    """Run protoc over every ``.proto`` file of this package."""
+    """Run protoc over every ``.proto`` file of Mill."""
     from grpc_tools import protoc  # noqa: PLC0415 -- a development dependency, absent where Mill only runs
 
-    sources = [str(path.relative_to(ROOT)) for path in sorted(HERE.glob("*.proto"))]
+    sources = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("mill/*/proto/*.proto"))]
     includes = [f"--proto_path={ROOT}", f"--proto_path={files('grpc_tools') / '_proto'}"]
     if protoc.main(["protoc", *includes, *options, *sources]) != 0:
         raise SystemExit("protoc failed; its complaint stands above")
@@ -41,7 +40,7 @@ def loosen() -> None:
     protoc has them demand a runtime of its own version or later. Agents share an environment with `mill.client`, so that
     such a demand would be theirs to meet.
     """
-    for path in HERE.glob("*_pb2.py"):
+    for path in ROOT.glob("mill/*/proto/*_pb2.py"):
         text = path.read_text(encoding="utf-8")
         text = re.sub(r"from google\.protobuf import runtime_version as _runtime_version\n", "", text)
         text = re.sub(r"_runtime_version\.ValidateProtobufRuntimeVersion\(.*?\n\)\n", "", text, flags=re.DOTALL)

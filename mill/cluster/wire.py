@@ -1,0 +1,175 @@
+"""Packets as bytes and back (protobuf). Pure: bounded, and no bytes whatever make `decode` raise anything but `BadPacket`.
+
+What a newer Mill says of a member besides is kept with the member's body and passed on. A claim of a state that is not known
+here is left out; a packet of an unknown kind cannot be read.
+"""
+
+from collections.abc import Callable
+
+from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from mill.cluster.messages import Ack, Ask, Body, Claim, Gossip, Kind, Packet, Ping, Rumour, Sync, Told
+from mill.cluster.proto import swim_pb2 as pb
+from mill.cluster.values import NODE_ID_BYTES, MemberState, NodeId
+from mill.errors import MillError
+
+MOST_BYTES = 4 * 1024 * 1024
+"""Of one packet: a full copy of 4096 members with bodies of 1 kB."""
+MOST_NUMBER = 2**53
+"""Of epochs, incarnations and such: exact wherever it goes, JSON included, and out of any node's reach."""
+MOST_ATTACHMENT_BYTES = 512
+MOST_PAYLOAD_BYTES = 1024 * 1024
+MOST_BODY_BYTES = 2048
+"""A body's texts, and what is unknown of it, together."""
+MOST_ACCUSERS = 8
+MOST_AWAY_MS = 366 * 86_400_000
+_MOST_PORT = 65535
+
+
+class BadPacket(MillError):
+    """What came cannot be read; nothing was changed."""
+
+
+def encode(packet: Packet) -> bytes:
+    made = pb.Packet(
+        speaker=bytes.fromhex(packet.speaker),
+        epoch=packet.epoch,
+        incarnation=packet.incarnation,
+        claims=[_encode_claim(claim) for claim in packet.claims],
+        rumours=[
+            pb.Rumour(
+                origin=bytes.fromhex(rumour.origin),
+                epoch=rumour.epoch,
+                number=rumour.number,
+                key=rumour.key,
+                payload=rumour.payload,
+            )
+            for rumour in packet.rumours
+        ],
+    )
+    _set_kind(made, packet.kind)
+    return made.SerializeToString(deterministic=True)
+
+
+def _set_kind(made: pb.Packet, kind: Kind) -> None:
+    match kind:
+        case Ping(number, target, attachment, by_stream):
+            made.ping.number, made.ping.target = number, bytes.fromhex(target)
+            made.ping.attachment, made.ping.by_stream = attachment, by_stream
+        case Ack(number, digest, attachment):
+            made.ack.number, made.ack.digest, made.ack.attachment = number, digest, attachment
+        case Ask(number, target):
+            made.ask.number, made.ask.target = number, bytes.fromhex(target)
+        case Told(number, target, answered):
+            made.told.number, made.told.target, made.told.answered = number, bytes.fromhex(target), answered
+        case Gossip():
+            made.gossip.SetInParent()
+        case Sync(reply):
+            made.sync.SetInParent()
+            made.sync.reply = reply
+
+
+def _encode_claim(claim: Claim) -> pb.Claim:
+    made = pb.Claim(
+        node=bytes.fromhex(claim.node),
+        epoch=claim.epoch,
+        incarnation=claim.incarnation,
+        state=claim.state.value,
+        accusers=[bytes.fromhex(node) for node in claim.accusers],
+        away_ms=round(claim.away_s * 1000),
+    )
+    if claim.body is not None:
+        body = claim.body
+        if body.extra:
+            made.body.MergeFromString(body.extra)
+        made.body.name, made.body.host, made.body.port = body.name, body.host, body.port
+        made.body.said, made.body.joined_term = body.said, body.joined_term
+        made.body.meta.update(body.meta)
+    return made
+
+
+def decode(data: bytes) -> Packet:
+    """Raises `BadPacket`."""
+    if len(data) > MOST_BYTES:
+        raise BadPacket(f"a packet of {len(data)} bytes, {MOST_BYTES} are allowed")
+    try:
+        read = pb.Packet.FromString(data)
+    except DecodeError as error:
+        raise BadPacket(f"no packet of a member: {error}") from None
+    kind = read.WhichOneof("kind")
+    if kind is None:
+        raise BadPacket("a packet of an unknown kind; is its speaker a newer Mill?")
+    known = set(MemberState)
+    return Packet(
+        _id(read.speaker),
+        _number(read.epoch),
+        _number(read.incarnation),
+        _KINDS[kind](getattr(read, kind)),
+        tuple(_claim(claim) for claim in read.claims if claim.state in known),
+        tuple(_rumour(rumour) for rumour in read.rumours),
+    )
+
+
+def _claim(read: pb.Claim) -> Claim:
+    if len(read.accusers) > MOST_ACCUSERS or read.away_ms > MOST_AWAY_MS:
+        raise BadPacket("a claim out of bounds")
+    return Claim(
+        _id(read.node),
+        _number(read.epoch),
+        _number(read.incarnation),
+        MemberState(read.state),
+        _body(read.body) if read.HasField("body") else None,
+        tuple(_id(node) for node in read.accusers),
+        read.away_ms / 1000,
+    )
+
+
+def _body(read: pb.Body) -> Body:
+    extra = b""
+    if len(UnknownFieldSet(read)):
+        rest = pb.Body()
+        rest.CopyFrom(read)
+        for field in rest.DESCRIPTOR.fields:
+            rest.ClearField(field.name)
+        extra = rest.SerializeToString(deterministic=True)
+    if read.ByteSize() > MOST_BODY_BYTES or not 0 < read.port <= _MOST_PORT or not read.host:
+        raise BadPacket("a member's body out of bounds")
+    return Body(
+        read.name, read.host, read.port, _number(read.said), _number(read.joined_term), dict(read.meta), extra
+    )
+
+
+def _rumour(read: pb.Rumour) -> Rumour:
+    payload = _bounded(read.payload, MOST_PAYLOAD_BYTES)
+    return Rumour(_id(read.origin), _number(read.epoch), _number(read.number), read.key, payload)
+
+
+def _id(raw: bytes) -> NodeId:
+    if len(raw) != NODE_ID_BYTES:
+        raise BadPacket(f"a node id of {len(raw)} bytes")
+    return NodeId(raw.hex())
+
+
+def _number(value: int) -> int:
+    if value > MOST_NUMBER:
+        raise BadPacket(f"a number out of bounds: {value}")
+    return value
+
+
+def _bounded(raw: bytes, most: int) -> bytes:
+    if len(raw) > most:
+        raise BadPacket(f"{len(raw)} bytes where {most} are allowed")
+    return raw
+
+
+_KINDS: dict[str, Callable[..., Kind]] = {
+    "ping": lambda it: Ping(
+        _number(it.number), _id(it.target), _bounded(it.attachment, MOST_ATTACHMENT_BYTES), it.by_stream
+    ),
+    "ack": lambda it: Ack(_number(it.number), it.digest, _bounded(it.attachment, MOST_ATTACHMENT_BYTES)),
+    "ask": lambda it: Ask(_number(it.number), _id(it.target)),
+    "told": lambda it: Told(_number(it.number), _id(it.target), it.answered),
+    "gossip": lambda _: Gossip(),
+    "sync": lambda it: Sync(it.reply),
+}
