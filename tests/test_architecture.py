@@ -21,6 +21,7 @@ PURE = {
     "containerd.spec", "containerd.reference", "containerd.oci",
     "logs.index", "logs.frames",
     "dns.answer",
+    "cluster.swim", "cluster.wire",
 }  # fmt: skip
 """Those that the design names; a module whose docstring calls itself "Pure" joins them, with the rights and the duties."""
 BETWEEN = {"containerd.faults", "tasks.ports"}

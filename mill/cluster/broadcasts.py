@@ -62,9 +62,9 @@ class Queue(Generic[Item]):
         level = self._level_of.get(key)
         return None if level is None else self._levels[level][key].item
 
-    def put(self, key: Hashable, item: Item) -> None:
+    def put(self, key: Hashable, item: Item, weight: int) -> None:
         self.discard(key)
-        self._place(key, _Queued(item, weigh(item)), 0)
+        self._place(key, _Queued(item, weight), 0)
         if len(self) > self._most:
             fullest = next(level for level in reversed(self._levels) if level)
             self.discard(next(iter(fullest)))
@@ -83,13 +83,13 @@ class Queue(Generic[Item]):
     def pick(self, room: int, repeats: int, *, at_least_one: bool = False) -> tuple[list[Item], int]:
         """What fits into *room* bytes, told once more now and *repeats* times at most, and the room left."""
         picked: list[tuple[Hashable, _Queued[Item], int]] = []
-        for level, queued_here in enumerate(self._levels):
-            for key, queued in queued_here.items():
+        for level, here in enumerate(self._levels):
+            for key, queued in here.items():
                 if queued.weight <= room or (at_least_one and not picked):
                     picked.append((key, queued, level))
                     room -= queued.weight
-                if room < RUMOUR_BYTES:
-                    break
+                    if room < RUMOUR_BYTES:
+                        break
             if room < RUMOUR_BYTES:
                 break
         for key, queued, level in picked:
@@ -128,8 +128,9 @@ class Broadcasts:
     def put_claim(self, claim: Claim) -> None:
         self._claims.discard(claim.node)
         self._long_claims.discard(claim.node)
-        long = weigh(claim) > self._tuning.rumour_bytes
-        (self._long_claims if long else self._claims).put(claim.node, claim)
+        weight = weigh(claim)
+        long = weight > self._tuning.rumour_bytes
+        (self._long_claims if long else self._claims).put(claim.node, claim, weight)
 
     def put_rumour(self, rumour: Rumour) -> bool:
         """False, and nothing done, for one that was heard before, or is older than one that was."""
@@ -143,7 +144,7 @@ class Broadcasts:
         self._rumours.discard(key)
         self._long_rumours.discard(key)
         long = len(rumour.payload) > self._tuning.rumour_bytes
-        (self._long_rumours if long else self._rumours).put(key, rumour)
+        (self._long_rumours if long else self._rumours).put(key, rumour, weigh(rumour))
         return True
 
     def pick(self, room: int, repeats: int) -> tuple[tuple[Claim, ...], tuple[Rumour, ...]]:

@@ -67,10 +67,12 @@ class Opinions:
             self._follow(changed, claim)
 
     def _about_me(self, claim: Claim) -> None:
-        """Others may be wrong about me; I say so with a higher incarnation, or, if they know a later life, from a later one still."""
+        """Others may be wrong about me: I object, with a higher incarnation. What only a life can say that my disk does not know
+        of, since it was set back, ends this life: another has used its epoch.
+        """
         voice = self._voice
         mine = voice.table.members[voice.me.id]
-        if claim.epoch > voice.me.epoch:
+        if (claim.epoch, claim.incarnation) > (voice.me.epoch, voice.incarnation):
             voice.effects.append(Reborn(claim.epoch + 1))
             self.renew(claim.epoch + 1)
         elif claim.epoch < voice.me.epoch:
@@ -79,7 +81,7 @@ class Opinions:
         elif claim.rank > (mine.peer.epoch, mine.incarnation, mine.state):
             if claim.state in {MemberState.SUSPECT, MemberState.DOWN}:
                 voice.doubt(+1)
-            voice.incarnation = claim.incarnation + 1
+            voice.incarnation += 1
             self._say(mine.state, away_s=self._away_s(mine.id))
 
     # -- others' words ----------------------------------------------------------------------------------------------
@@ -87,9 +89,8 @@ class Opinions:
     def hear(self, packet: Packet, *, copied: bool = False) -> None:
         """The claims of a packet; *copied*: they are somebody's full copy, whose deaths may be old, so that they only cast suspicion."""
         for claim in packet.claims:
-            held = self._voice.table.members.get(claim.node)
-            if copied and held is not None and held.state.reachable and claim.state is MemberState.DOWN:
-                self.apply(Claim(claim.node, claim.epoch, claim.incarnation, MemberState.SUSPECT, claim.body))
+            if copied:
+                self._copy(claim, packet.speaker)
             else:
                 self.apply(claim)
         speaker = self._voice.table.members.get(packet.speaker)
@@ -101,16 +102,27 @@ class Opinions:
         ):
             self.apply(Claim(packet.speaker, packet.epoch, packet.incarnation, MemberState.ALIVE))
 
-    def apply(self, claim: Claim) -> None:
+    def apply(self, claim: Claim, *, told_by: NodeId | None = None) -> None:
+        """Make *claim* mine, if it is news. *told_by*: whose full copy it is from."""
         voice = self._voice
+        if claim.accusers and claim.node in self._suspicions:
+            self._confirm(claim)
+        if voice.table.is_old(claim):
+            return
         if claim.node == voice.me.id:
             self._about_me(claim)
             return
-        if claim.accusers and claim.node in self._suspicions:
-            self._confirm(claim)
         changed = voice.table.merge(claim, voice.now)
         if changed is not None:
-            self._follow(changed, claim)
+            old_hat = changed.old is None and told_by not in {None, claim.node}
+            self._follow(changed, claim, passing_on=not old_hat)
+
+    def _copy(self, claim: Claim, speaker: NodeId) -> None:
+        """One of a full copy. Whom this node did not know it does not pass on: its speaker did already, or others have copies, too."""
+        held = self._voice.table.members.get(claim.node)
+        if held is not None and held.state.reachable and claim.state is MemberState.DOWN:
+            claim = Claim(claim.node, claim.epoch, claim.incarnation, MemberState.SUSPECT, claim.body)
+        self.apply(claim, told_by=speaker)
 
     def suspect(self, node: NodeId) -> None:
         """It gave no answer to me, nor to those whom I asked."""
@@ -131,7 +143,7 @@ class Opinions:
             self._pass_on(claim.node)
             self._await(held, suspicion)
 
-    def _follow(self, changed: Changed, claim: Claim) -> None:
+    def _follow(self, changed: Changed, claim: Claim, *, passing_on: bool = True) -> None:
         """What comes of a change: timers, effects, and that others hear of it."""
         voice, old, new = self._voice, changed.old, changed.new
         assert new is not None  # noqa: S101 -- a merge drops nobody
@@ -152,7 +164,8 @@ class Opinions:
                 voice.timers.at(voice.now + claim.away_s, self._back_by_now, new)
             elif new.state is MemberState.LEFT:
                 voice.timers.at(voice.now + voice.tuning.left_kept_s, self._drop, new)
-        self._pass_on(new.id, full=claim.body is not None)
+        if passing_on:
+            self._pass_on(new.id, full=claim.body is not None)
 
     def _pass_on(self, node: NodeId, *, full: bool = False) -> None:
         """What is held of *node* now, with its body as long as that still waits to be told."""

@@ -128,20 +128,16 @@ class Swim:
 
     def _follow(self, changed: Changed) -> None:
         old, new = changed.old, changed.new
-        if new is None or (old is not None and old.peer.epoch != new.peer.epoch):
-            self._probes.drop((new or old).id)  # type: ignore[union-attr] -- one of them is there
-        if (
-            new is not None
-            and new.id != self.me.id
-            and new.state.reachable
-            and (old is None or not old.state.reachable)
-        ):
+        if old is not None and (new is None or old.peer.epoch != new.peer.epoch):
+            self._probes.drop(old.id)
+        was_reachable = old is not None and old.state.reachable
+        if new is not None and new.id != self.me.id and new.state.reachable and not was_reachable:
             self._probes.add(new.id)
 
     # -- full copies ------------------------------------------------------------------------------------------------
 
     def join(self, seeds: Iterable[Address], now: float) -> list[Effect]:
-        """Ask *seeds* for all they know, again and again while nobody else is alive."""
+        """Ask *seeds* for all they know, again and again while nobody else is alive, or while they are no members."""
         self._wake(now)
         self._seeds = tuple(seed for seed in seeds if seed != self.me.address)
         if not self._joining:
@@ -150,11 +146,15 @@ class Swim:
         return self._done()
 
     def _join(self) -> None:
-        voice = self._voice
-        voice.timers.at(voice.now + self._tuning.join_every_s, self._join)
-        if len(voice.table.reachable) <= 1 and voice.takes_part:
+        """Seeds that are nobody's address are asked on, seldom: they may have formed a cluster of their own meanwhile."""
+        voice, tuning = self._voice, self._tuning
+        alone = len(voice.table.reachable) <= 1
+        voice.timers.at(voice.now + (tuning.join_every_s if alone else tuning.sync_every_s), self._join)
+        if voice.takes_part and self._seeds:
+            known = set() if alone else {member.peer.address for member in self.members.values()}
             for seed in self._seeds:
-                self._sync(seed, reply=True)
+                if seed not in known:
+                    self._sync(seed, reply=True)
 
     def _compare(self, speaker: NodeId, digest: int) -> None:
         """Ask *speaker* for a full copy if it holds something else, unless that is probably on its way anyway."""

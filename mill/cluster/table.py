@@ -54,6 +54,15 @@ class Table:
         self._bodies: dict[NodeId, Body] = {}
         self._summands: dict[NodeId, int] = {}
 
+    def is_old(self, claim: Claim) -> bool:
+        """Whether *claim* says nothing new, as nearly all do: what `merge` finds out, at a third of the cost."""
+        held = self.members.get(claim.node)
+        if held is None or claim.epoch != held.peer.epoch or claim.incarnation > held.incarnation:
+            return False
+        if claim.incarnation == held.incarnation and claim.state > held.state:
+            return False
+        return claim.body is None or claim.body.said <= self._bodies[claim.node].said
+
     def merge(self, claim: Claim, now: float) -> Changed | None:
         """What *claim* changed; None for one that says nothing new."""
         held = self.members.get(claim.node)

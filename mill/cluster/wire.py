@@ -75,7 +75,7 @@ def _encode_claim(claim: Claim) -> pb.Claim:
         node=bytes.fromhex(claim.node),
         epoch=claim.epoch,
         incarnation=claim.incarnation,
-        state=claim.state.value,
+        state=pb.State.Name(claim.state),
         accusers=[bytes.fromhex(node) for node in claim.accusers],
         away_ms=round(claim.away_s * 1000),
     )
@@ -100,7 +100,7 @@ def decode(data: bytes) -> Packet:
     kind = read.WhichOneof("kind")
     if kind is None:
         raise BadPacket("a packet of an unknown kind; is its speaker a newer Mill?")
-    known = set(MemberState)
+    known = {state.value for state in MemberState}
     return Packet(
         _id(read.speaker),
         _number(read.epoch),

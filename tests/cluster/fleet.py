@@ -77,8 +77,8 @@ class Fleet:
         self.start(node)
         return node
 
-    def start(self, node: Node, **options: Any) -> None:
-        """A process more on this disk, whose epoch it raises first."""
+    def start(self, node: Node, *, seeds: tuple[Address, ...] | None = None, **options: Any) -> None:
+        """A process more on this disk, whose epoch it raises first; it joins by the fleet's seeds if not told others."""
         now = self.simulator.now
         node.epoch += 1
         self._at[node.address] = node
@@ -87,8 +87,13 @@ class Fleet:
         rng = Random(self.simulator.rng.getrandbits(64))
         node.swim = self._swim(peer, rng, self._tuning, now=now, attach=self._attach, **options)
         node.crashed_at = None
-        seeds = [self.nodes[0].address, self.nodes[min(1, len(self.nodes) - 1)].address]
-        self.simulator.start(node.address, node.swim, node.swim.join(seeds, now))
+        self.simulator.start(
+            node.address, node.swim, node.swim.join(self.seeds if seeds is None else seeds, now)
+        )
+
+    @property
+    def seeds(self) -> tuple[Address, ...]:
+        return tuple(dict.fromkeys(node.address for node in self.nodes[:2]))
 
     def crash(self, node: Node) -> None:
         node.swim, node.crashed_at = None, self.simulator.now
@@ -96,6 +101,9 @@ class Fleet:
 
     def act(self, node: Node, do: Callable[[Swim, float], list[Any]]) -> None:
         self.simulator.act(node.address, do)
+
+    def broadcast(self, node: Node, key: str, payload: bytes) -> None:
+        self.act(node, lambda swim, now: swim.broadcast(key, payload, now))
 
     # -- what is true -----------------------------------------------------------------------------------------------
 
@@ -148,7 +156,7 @@ class Fleet:
             if self.agreed():
                 return self.simulator.now - began
             self.simulator.run(0.1)
-        assert self.agreed(), "\n".join(f"{node.address} {node.swim!r}" for node in self.nodes[:5])
+        assert self.agreed(), "\n".join(f"{node.address} {node.swim!r}" for node in self.nodes if node.up)
         return within
 
     def false_deaths(self, since: float = 0.0) -> list[tuple[float, Node, Member]]:
