@@ -83,14 +83,18 @@ class Queue(Generic[Item]):
     def pick(self, room: int, repeats: int, *, at_least_one: bool = False) -> tuple[list[Item], int]:
         """What fits into *room* bytes, told once more now and *repeats* times at most, and the room left."""
         picked: list[tuple[Hashable, _Queued[Item], int]] = []
+        unseen = len(self._level_of)
         for level, here in enumerate(self._levels):
+            if not here:
+                continue
+            unseen -= len(here)
             for key, queued in here.items():
                 if queued.weight <= room or (at_least_one and not picked):
                     picked.append((key, queued, level))
                     room -= queued.weight
                     if room < RUMOUR_BYTES:
                         break
-            if room < RUMOUR_BYTES:
+            if not unseen or room < RUMOUR_BYTES:
                 break
         for key, queued, level in picked:
             del self._levels[level][key]
@@ -118,7 +122,7 @@ class Broadcasts:
     @property
     def short(self) -> bool:
         """Whether there is anything for a datagram."""
-        return bool(self._claims) or bool(self._rumours)
+        return len(self._claims) > 0 or len(self._rumours) > 0
 
     def has_body_of(self, node: str) -> bool:
         """Whether a claim with the body of *node* still waits to be told."""
@@ -149,8 +153,6 @@ class Broadcasts:
 
     def pick(self, room: int, repeats: int) -> tuple[tuple[Claim, ...], tuple[Rumour, ...]]:
         """For one datagram with so much *room*."""
-        if not self.short:
-            return (), ()
         claims, room = self._claims.pick(room, repeats)
         rumours, _ = self._rumours.pick(room, repeats)
         return tuple(claims), tuple(rumours)

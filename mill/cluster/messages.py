@@ -11,6 +11,13 @@ import attrs
 
 from mill.cluster.values import MemberState, NodeId
 
+MOST_ATTACHMENT_BYTES = 400
+"""On one ping or ack: it must leave room in the datagram for claims."""
+MOST_BODY_BYTES = 1024
+"""What a member says of itself, as `broadcasts.weigh_body` counts it."""
+MOST_RUMOUR_BYTES = 1024 * 1024
+"""One core's news, by stream; what is longer is better asked for."""
+
 
 @attrs.frozen
 class Body:

@@ -7,8 +7,9 @@ away --its time is over--> suspect          any --a new life (higher epoch)--> a
 
 from collections.abc import Callable, Mapping
 
+from mill.cluster.broadcasts import weigh_body
 from mill.cluster.effects import Changed, Reborn
-from mill.cluster.messages import Body, Claim, Packet
+from mill.cluster.messages import MOST_BODY_BYTES, Body, Claim, Packet
 from mill.cluster.suspicion import Suspicion
 from mill.cluster.values import Member, MemberState, NodeId, Peer
 from mill.cluster.voice import Voice
@@ -31,7 +32,7 @@ class Opinions:
         """When the last change came; digests that differ right after one say little."""
         self._joined_term = joined_term
         self._meta = meta
-        self._say(MemberState.ALIVE, reword=True)
+        self._say(MemberState.ALIVE, self._body(0, joined_term, meta))
 
     # -- my own words -----------------------------------------------------------------------------------------------
 
@@ -43,25 +44,34 @@ class Opinions:
         meta: Mapping[str, str] | None = None,
         away_s: float = 0.0,
     ) -> None:
-        """Something new about myself."""
-        self._joined_term = self._joined_term if joined_term is None else joined_term
-        self._meta = self._meta if meta is None else meta
+        """Something new about myself; `ValueError`, and nothing said, if it is too long."""
+        reword = joined_term is not None or meta is not None
+        body = self._body(
+            self._voice.incarnation + 1,
+            self._joined_term if joined_term is None else joined_term,
+            self._meta if meta is None else meta,
+        )
+        self._joined_term, self._meta = body.joined_term, body.meta
         self._voice.incarnation += 1
-        self._say(state, reword=joined_term is not None or meta is not None, away_s=away_s)
+        self._say(state, body if reword else None, away_s)
 
     def renew(self, epoch: int) -> None:
         """A new life of mine, before which nothing said of me counts."""
         me = self._voice.me
         self._voice.me = Peer(me.id, epoch, me.name, me.host, me.port)
         self._voice.incarnation = 0
-        self._say(MemberState.ALIVE, reword=True)
+        self._say(MemberState.ALIVE, self._body(0, self._joined_term, self._meta))
 
-    def _say(self, state: MemberState, *, reword: bool = False, away_s: float = 0.0) -> None:
-        voice, me = self._voice, self._voice.me
-        body = None
-        if reword:
-            body = Body(me.name, me.host, me.port, voice.incarnation, self._joined_term, self._meta)
-        claim = Claim(me.id, me.epoch, voice.incarnation, state, body, (), away_s)
+    def _body(self, said: int, joined_term: int, meta: Mapping[str, str]) -> Body:
+        me = self._voice.me
+        body = Body(me.name, me.host, me.port, said, joined_term, meta)
+        if weigh_body(body) > MOST_BODY_BYTES:
+            raise ValueError(f"{weigh_body(body)} bytes about myself, {MOST_BODY_BYTES} are allowed")
+        return body
+
+    def _say(self, state: MemberState, body: Body | None = None, away_s: float = 0.0) -> None:
+        voice = self._voice
+        claim = Claim(voice.me.id, voice.me.epoch, voice.incarnation, state, body, (), away_s)
         changed = voice.table.merge(claim, voice.now)
         if changed is not None:
             self._follow(changed, claim)

@@ -127,18 +127,12 @@ class Probes:
         probe.sent += 1
         voice.timers.at(probe.began + probe.span_s * probe.sent / pings, self._step, probe)
 
-    def ping(self, target: NodeId, purpose: _Probe | _Relay | None = None) -> None:
-        """One ping, of whose answer nothing more is made without a *purpose*."""
-        number = self._ask(target, "datagrams", purpose)
+    def ping(self, target: NodeId, purpose: _Probe | _Relay | None = None, *, by_stream: bool = False) -> int:
+        """One ping, of whose answer nothing more is made without a *purpose*; the number it has."""
         voice = self._voice
-        voice.send(voice.address(target), Ping(number, target, voice.attach()), voice.about(target))
-
-    def _ping_by_stream(self, target: NodeId, purpose: _Probe | None) -> int:
-        number = self._ask(target, "streams", purpose)
-        voice = self._voice
-        about = voice.about(target)
-        claims = () if about is None else (about,)
-        voice.stream(voice.address(target), Ping(number, target, voice.attach(), by_stream=True), claims)
+        number = self._ask(target, "streams" if by_stream else "datagrams", purpose)
+        ping = Ping(number, target, voice.attachment(), by_stream)
+        voice.send(voice.address(target), ping, voice.about(target), by_stream=by_stream)
         return number
 
     def _ask(self, target: NodeId, way: str | None, purpose: _Probe | _Relay | None) -> int:
@@ -151,7 +145,7 @@ class Probes:
         for helper in voice.some(voice.tuning.relays, but=probe.target):
             probe.asked += 1
             voice.send(voice.address(helper), Ask(self._ask(helper, None, probe), probe.target))
-        self._ping_by_stream(probe.target, probe)
+        self.ping(probe.target, probe, by_stream=True)
 
     def _give_up(self, probe: _Probe) -> None:
         self._close(probe)
@@ -199,7 +193,7 @@ class Probes:
         target = next(iter(struck or voice.some(1)), None)
         held = voice.table.members.get(target) if target else None
         if target and held and held.state is MemberState.ALIVE and voice.takes_part:
-            number = self._ping_by_stream(target, None)
+            number = self.ping(target, by_stream=True)
             voice.timers.at(
                 voice.now + voice.tuning.answer_s, self._no_stream, number, target, held.peer.epoch
             )
@@ -241,13 +235,14 @@ class Probes:
         voice = self._voice
         if ping.target != voice.me.id:
             return
-        ack = Ack(ping.number, voice.table.digest, voice.attach())
-        about = voice.about(packet.speaker, packet.epoch)
         known = packet.speaker in voice.table.members
-        if not ping.by_stream:
-            voice.send(source, ack, about)
-        elif known:
-            voice.stream(voice.address(packet.speaker), ack, () if about is None else (about,))
+        to = source
+        if ping.by_stream:  # whence it came is a port of the moment
+            if not known:
+                return
+            to = voice.address(packet.speaker)
+        ack = Ack(ping.number, voice.table.digest, voice.attachment())
+        voice.send(to, ack, voice.about(packet.speaker, packet.epoch), by_stream=ping.by_stream)
         if known:
             voice.effects.append(Attached(packet.speaker, ping.attachment, None))
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from mill.cluster.effects import Changed, Effect, News
-from mill.cluster.messages import Ack, Ask, Packet, Ping, Rumour, Sync, Told
+from mill.cluster.messages import MOST_RUMOUR_BYTES, Ack, Ask, Packet, Ping, Rumour, Sync, Told
 from mill.cluster.opinions import Opinions
 from mill.cluster.probes import Probes
 from mill.cluster.tuning import Tuning
@@ -36,7 +36,7 @@ LAST_WORDS = 8
 class Swim:
     """Every call takes `now` (monotonic seconds) and gives the effects to carry out, in order.
 
-    *attach* gives what rides on each of this node's pings and acks: 400 bytes at most.
+    *attach* gives what rides on each of this node's pings and acks, up to `MOST_ATTACHMENT_BYTES`.
     """
 
     def __init__(
@@ -221,7 +221,12 @@ class Swim:
         return self._done()
 
     def broadcast(self, key: str, payload: bytes, now: float) -> list[Effect]:
-        """Tell all members; each gets it as `News`, most probably once. Of one key only this node's newest is passed on."""
+        """Tell all members; each gets it as `News`, most probably once. Of one key only this node's newest is passed on.
+
+        Up to `MOST_RUMOUR_BYTES`, by datagram if it is short.
+        """
+        if len(payload) > MOST_RUMOUR_BYTES:
+            raise ValueError(f"news of {len(payload)} bytes, {MOST_RUMOUR_BYTES} are allowed")
         self._wake(now)
         self._rumours += 1
         me = self.me

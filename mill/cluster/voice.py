@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from mill.cluster.broadcasts import CLAIM_BYTES, Broadcasts
 from mill.cluster.effects import Effect, Send, SendStream
-from mill.cluster.messages import Ack, Claim, Gossip, Kind, Packet, Ping, Rumour
+from mill.cluster.messages import MOST_ATTACHMENT_BYTES, Ack, Claim, Gossip, Kind, Packet, Ping, Rumour
 from mill.cluster.table import Table
 from mill.cluster.timers import Timers
 from mill.cluster.tuning import Tuning
@@ -54,22 +54,34 @@ class Voice:
     def packet(self, kind: Kind, claims: tuple[Claim, ...] = (), rumours: tuple[Rumour, ...] = ()) -> Packet:
         return Packet(self.me.id, self.me.epoch, self.incarnation, kind, claims, rumours)
 
-    def send(self, to: Address, kind: Kind, about: Claim | None = None) -> None:
-        """One datagram, with the claim *about* its receiver, and whatever else is to be told and fits."""
-        room = self.tuning.datagram_bytes - HEAD_BYTES
-        if isinstance(kind, Ping | Ack):
-            room -= len(kind.attachment)
-        if about is not None:
-            room -= CLAIM_BYTES
-        claims, rumours = self.broadcasts.pick(room, self.repeats)
+    def send(self, to: Address, kind: Kind, about: Claim | None = None, *, by_stream: bool = False) -> None:
+        """With the claim *about* its receiver, and whatever else is to be told and fits into a datagram."""
+        claims: tuple[Claim, ...] = ()
+        rumours: tuple[Rumour, ...] = ()
+        if self.broadcasts.short:
+            room = self.tuning.datagram_bytes - HEAD_BYTES
+            if isinstance(kind, Ping | Ack):
+                room -= len(kind.attachment)
+            claims, rumours = self.broadcasts.pick(
+                room if about is None else room - CLAIM_BYTES, self.repeats
+            )
         if about is not None:
             claims = (about, *(claim for claim in claims if claim.node != about.node))
-        self.effects.append(Send(to, self.packet(kind, claims, rumours)))
+        message = self.packet(kind, claims, rumours)
+        self.effects.append(SendStream(to, message) if by_stream else Send(to, message))
 
     def stream(
         self, to: Address, kind: Kind, claims: tuple[Claim, ...] = (), rumours: tuple[Rumour, ...] = ()
     ) -> None:
+        """Just that, of any length."""
         self.effects.append(SendStream(to, self.packet(kind, claims, rumours)))
+
+    def attachment(self) -> bytes:
+        """What the other cores put on the next ping or ack."""
+        made = self.attach()
+        if len(made) > MOST_ATTACHMENT_BYTES:
+            raise ValueError(f"{len(made)} bytes to attach, {MOST_ATTACHMENT_BYTES} are allowed")
+        return made
 
     def about(self, node: NodeId, epoch: int = 0) -> Claim | None:
         """What *node* should hear of itself, if anything: that it is not alive, or that its life *epoch* is not known here."""

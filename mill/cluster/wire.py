@@ -9,19 +9,30 @@ from collections.abc import Callable
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from mill.cluster.messages import Ack, Ask, Body, Claim, Gossip, Kind, Packet, Ping, Rumour, Sync, Told
+from mill.cluster.messages import (
+    MOST_ATTACHMENT_BYTES,
+    MOST_BODY_BYTES,
+    MOST_RUMOUR_BYTES,
+    Ack,
+    Ask,
+    Body,
+    Claim,
+    Gossip,
+    Kind,
+    Packet,
+    Ping,
+    Rumour,
+    Sync,
+    Told,
+)
 from mill.cluster.proto import swim_pb2 as pb
 from mill.cluster.values import NODE_ID_BYTES, MemberState, NodeId
 from mill.errors import MillError
 
-MOST_BYTES = 4 * 1024 * 1024
-"""Of one packet: a full copy of 4096 members with bodies of 1 kB."""
+MOST_BYTES = 8 * 1024 * 1024
+"""Of one packet: a full copy of 4096 members whose bodies are as long as may be."""
 MOST_NUMBER = 2**53
 """Of epochs, incarnations and such: exact wherever it goes, JSON included, and out of any node's reach."""
-MOST_ATTACHMENT_BYTES = 512
-MOST_PAYLOAD_BYTES = 1024 * 1024
-MOST_BODY_BYTES = 2048
-"""A body's texts, and what is unknown of it, together."""
 MOST_ACCUSERS = 8
 MOST_AWAY_MS = 366 * 86_400_000
 _MOST_PORT = 65535
@@ -141,7 +152,7 @@ def _body(read: pb.Body) -> Body:
 
 
 def _rumour(read: pb.Rumour) -> Rumour:
-    payload = _bounded(read.payload, MOST_PAYLOAD_BYTES)
+    payload = _bounded(read.payload, MOST_RUMOUR_BYTES)
     return Rumour(_id(read.origin), _number(read.epoch), _number(read.number), read.key, payload)
 
 

@@ -97,6 +97,19 @@ def test_new_words_raise_my_incarnation_and_keep_what_was_not_said_anew() -> Non
     assert (me_in(swim).incarnation, me_in(swim).meta, me_in(swim).joined_term) == (2, {"version": "2"}, 4)
 
 
+def test_what_is_too_long_is_refused_and_not_half_said() -> None:
+    swim = alone(meta={"version": "1"})
+    with pytest.raises(ValueError, match="bytes about myself, 1024 are allowed"):
+        swim.say(1.0, meta={"version": "x" * 1024})
+    assert (me_in(swim).incarnation, me_in(swim).meta) == (0, {"version": "1"})
+    with pytest.raises(ValueError, match="news of 2000000 bytes"):
+        swim.broadcast("key", bytes(2_000_000), 1.0)
+    swim = alone(attach=lambda: bytes(401))
+    swim.receive(hello(), OTHER.address, 0.0)
+    with pytest.raises(ValueError, match="401 bytes to attach"):
+        swim.ping(OTHER.id, 1.0)
+
+
 def test_an_epoch_never_goes_back() -> None:
     with pytest.raises(ValueError, match="epoch 5 is no later than 5"):
         alone().renew(5, 1.0)

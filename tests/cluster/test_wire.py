@@ -13,7 +13,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mill.cluster import proto, wire
+from mill.cluster import messages, proto, wire
 from mill.cluster.messages import Ack, Ask, Body, Claim, Gossip, Packet, Ping, Rumour, Sync, Told
 from mill.cluster.proto import swim_pb2 as pb
 from mill.cluster.values import MemberState, NodeId
@@ -24,7 +24,7 @@ FUZZ_S = 300.0 if os.environ.get("MILL_LONG") else 1.0
 ids = st.binary(min_size=16, max_size=16).map(lambda raw: NodeId(raw.hex()))
 numbers = st.integers(0, wire.MOST_NUMBER)
 texts = st.text(max_size=30)
-blobs = st.binary(max_size=wire.MOST_ATTACHMENT_BYTES)
+blobs = st.binary(max_size=messages.MOST_ATTACHMENT_BYTES)
 bodies = st.builds(
     Body,
     texts,
@@ -94,7 +94,7 @@ def test_a_claim_of_an_unknown_state_is_left_out_and_the_rest_is_read() -> None:
 
 def broken(change: str) -> bytes:
     made = pb.Packet.FromString(wire.encode(SAMPLE))
-    exec(change, {"made": made, "wire": wire})
+    exec(change, {"made": made, "wire": wire, "messages": messages})
     return made.SerializeToString()
 
 
@@ -106,7 +106,7 @@ def broken(change: str) -> bytes:
         "made.ClearField('ping')",
         "made.ping.target = bytes(17)",
         "made.ping.number = 2**64 - 1",
-        "made.ping.attachment = bytes(wire.MOST_ATTACHMENT_BYTES + 1)",
+        "made.ping.attachment = bytes(messages.MOST_ATTACHMENT_BYTES + 1)",
         "made.claims[0].node = b''",
         "made.claims[0].incarnation = 2**60",
         "made.claims[0].away_ms = 2**60",
@@ -114,9 +114,9 @@ def broken(change: str) -> bytes:
         "made.claims[0].body.port = 65536",
         "made.claims[0].body.port = 0",
         "made.claims[0].body.host = ''",
-        "made.claims[0].body.name = 'x' * wire.MOST_BODY_BYTES",
+        "made.claims[0].body.name = 'x' * messages.MOST_BODY_BYTES",
         "made.claims[0].body.said = 2**60",
-        "made.rumours[0].payload = bytes(wire.MOST_PAYLOAD_BYTES + 1)",
+        "made.rumours[0].payload = bytes(messages.MOST_RUMOUR_BYTES + 1)",
         "made.rumours[0].origin = bytes(15)",
     ],
 )
