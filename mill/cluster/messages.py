@@ -15,6 +15,8 @@ MOST_ATTACHMENT_BYTES = 400
 """On one ping or ack: it must leave room in the datagram for claims."""
 MOST_BODY_BYTES = 1024
 """What a member says of itself, as `broadcasts.weigh_body` counts it."""
+MOST_KEY_BYTES = 128
+"""What a rumour is about."""
 MOST_RUMOUR_BYTES = 1024 * 1024
 """One core's news, by stream; what is longer is better asked for."""
 

@@ -98,10 +98,11 @@ class Opinions:
 
     def hear(self, packet: Packet, *, copied: bool = False) -> None:
         """The claims of a packet; *copied*: they are somebody's full copy, whose deaths may be old, so that they only cast suspicion."""
+        is_old = self._voice.table.is_old
         for claim in packet.claims:
             if copied:
                 self._copy(claim, packet.speaker)
-            else:
+            elif claim.accusers or not is_old(claim):
                 self.apply(claim)
         speaker = self._voice.table.members.get(packet.speaker)
         if (

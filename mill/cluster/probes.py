@@ -148,12 +148,13 @@ class Probes:
         self.ping(probe.target, probe, by_stream=True)
 
     def _give_up(self, probe: _Probe) -> None:
+        """The target is suspected, unless it was heard of meanwhile: that it goes, or that it began anew."""
         self._close(probe)
-        voice = self._voice
+        voice, held = self._voice, self._voice.table.members.get(probe.target)
+        if held is None or not held.state.reachable or held.peer.epoch != probe.epoch or not voice.takes_part:
+            return
         voice.doubt(max(0, probe.asked - probe.told) if probe.asked else 1)
-        held = voice.table.members.get(probe.target)
-        if held is not None and held.peer.epoch == probe.epoch and voice.takes_part:
-            self._suspect(probe.target)
+        self._suspect(probe.target)
 
     def _close(self, probe: _Probe) -> None:
         probe.over = True

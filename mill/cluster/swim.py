@@ -22,7 +22,17 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from mill.cluster.effects import Changed, Effect, News
-from mill.cluster.messages import MOST_RUMOUR_BYTES, Ack, Ask, Packet, Ping, Rumour, Sync, Told
+from mill.cluster.messages import (
+    MOST_KEY_BYTES,
+    MOST_RUMOUR_BYTES,
+    Ack,
+    Ask,
+    Packet,
+    Ping,
+    Rumour,
+    Sync,
+    Told,
+)
 from mill.cluster.opinions import Opinions
 from mill.cluster.probes import Probes
 from mill.cluster.tuning import Tuning
@@ -225,8 +235,10 @@ class Swim:
 
         Up to `MOST_RUMOUR_BYTES`, by datagram if it is short.
         """
-        if len(payload) > MOST_RUMOUR_BYTES:
-            raise ValueError(f"news of {len(payload)} bytes, {MOST_RUMOUR_BYTES} are allowed")
+        if len(payload) > MOST_RUMOUR_BYTES or len(key.encode()) > MOST_KEY_BYTES:
+            raise ValueError(
+                f"news of {len(payload)} bytes ({key[:MOST_KEY_BYTES]}), {MOST_RUMOUR_BYTES} are allowed"
+            )
         self._wake(now)
         self._rumours += 1
         me = self.me

@@ -12,6 +12,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from mill.cluster.messages import (
     MOST_ATTACHMENT_BYTES,
     MOST_BODY_BYTES,
+    MOST_KEY_BYTES,
     MOST_RUMOUR_BYTES,
     Ack,
     Ask,
@@ -153,6 +154,7 @@ def _body(read: pb.Body) -> Body:
 
 def _rumour(read: pb.Rumour) -> Rumour:
     payload = _bounded(read.payload, MOST_RUMOUR_BYTES)
+    _bounded(read.key.encode(), MOST_KEY_BYTES)
     return Rumour(_id(read.origin), _number(read.epoch), _number(read.number), read.key, payload)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from mill.cluster.effects import Changed, News, Reborn
+from mill.cluster.effects import Attached, Changed, News, Reborn
 from mill.cluster.swim import Swim
 from mill.cluster.tuning import Tuning
 from mill.cluster.values import Address, Member, MemberState, NodeId, Peer
@@ -114,10 +114,9 @@ class Fleet:
             self.changes.append((now, node, effect))
         elif isinstance(effect, News):
             self.heard.setdefault(effect.payload, {}).setdefault(node.id, now)
-        elif isinstance(effect, Reborn):
-            node.epoch = effect.epoch
-            self.others.append((now, node, effect))
-        else:
+        elif not isinstance(effect, Attached):  # those come by the million
+            if isinstance(effect, Reborn):
+                node.epoch = effect.epoch
             self.others.append((now, node, effect))
 
     def _check(self, node: Node, changed: Changed) -> None:

@@ -117,6 +117,7 @@ def broken(change: str) -> bytes:
         "made.claims[0].body.name = 'x' * messages.MOST_BODY_BYTES",
         "made.claims[0].body.said = 2**60",
         "made.rumours[0].payload = bytes(messages.MOST_RUMOUR_BYTES + 1)",
+        "made.rumours[0].key = 'x' * (messages.MOST_KEY_BYTES + 1)",
         "made.rumours[0].origin = bytes(15)",
     ],
 )
