@@ -92,7 +92,7 @@ class Broadcast:
 
 @attrs.frozen
 class ProbeFirst:
-    """Ask each of `relays` to ping `node` and whether it heard of it lately; the answers go to `probed`."""
+    """Ask each of `relays` whether its election `vouches` for `node`; the answers go to `probed`."""
 
     node: NodeId
     relays: tuple[NodeId, ...]

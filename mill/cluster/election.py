@@ -1,7 +1,7 @@
 """Who leads, without a consensus: the oldest member, as long as it is there. Pure.
 
 The leader is sticky. When it has left, is down, or has not been heard of for `fresh_s`, the oldest of those present by (priority, joined
-term, id) asks others whether they can still reach it, and only if they cannot claims the next term. Whoever comes, or comes back,
+term, id) asks the others whether they still hear it lead, and only if they do not claims the next term. Whoever comes, or comes back,
 goes to the end of the line. A follower accepts a claim when its own leader is gone, or when the claim weighs more than its leader's:
 (quorum, term, age, id). A leader that meets a heavier claim steps down on sight; one that meets a lighter one with a higher
 mandate claims a term above it, since nodes may have accepted that and never go below.
@@ -53,8 +53,10 @@ class Tuning:
     """How long a leader may be silent before its heir asks after it. At least the lease, which the silent leader may hold."""
     stable_s: float = 1.0
     """How long membership must have been quiet before a claim; three times that is the longest wait."""
+    vouch_s: float = 3.0
+    """How lately another must have heard the leader's claim to stop its heir. Less than `fresh_s`, lest failover waits for it."""
     probe_s: float = 1.5
-    """How long answers to `ProbeFirst` are waited for: a ping over UDP and TCP, and the way there and back."""
+    """How long answers to `ProbeFirst` are waited for: the way there and back, and once more by the stream."""
     patience_s: float = 2.0
     """Between two tries to take over; and how long a leader waits for the claim behind a higher mandate that it was shown."""
 
@@ -140,6 +142,11 @@ class Election:
         half = founder is not None and founder.id in there
         return 2 * len(there) > len(known) or (2 * len(there) == len(known) and half)
 
+    def vouches(self, node: NodeId, now: float) -> bool:
+        """What to answer an heir that asks after *node*: whether it was heard to lead lately, not only to be there."""
+        follows = self._incumbent is not None and self._incumbent.leader == node and not self._is_vacant(now)
+        return follows and now - self._heard_at < self._tuning.vouch_s
+
     # -- what comes in ----------------------------------------------------------------------------------------------
 
     def member(self, member: Member, now: float) -> list[Effect]:
@@ -185,11 +192,11 @@ class Election:
             self._challenged_at = min(self._challenged_at, now)
         return mandate >= self.highest, self._accept(mandate)
 
-    def probed(self, node: NodeId, by: NodeId, now: float, *, reached: bool) -> list[Effect]:
-        """The answer of a relay to `ProbeFirst`."""
+    def probed(self, node: NodeId, by: NodeId, now: float, *, vouched: bool) -> list[Effect]:
+        """The answer to `ProbeFirst`: what *by* `vouches`."""
         if self._asked is None or self._incumbent is None or node != self._incumbent.leader:
             return []
-        if reached:
+        if vouched:
             self._postpone(now)
         elif by in self._asked:
             self._asked[by] = False
@@ -366,14 +373,16 @@ class Election:
         return [ProbeFirst(node, relays)]
 
     def _decide(self, asked: Mapping[NodeId, bool | None], now: float) -> list[Effect]:
-        """More than half of those asked cannot reach the leader: take over. Few answers mean that the blind one is this node."""
+        """More than half of those asked do not hear the leader either, and nobody does: take over. Few answers mean that the
+        blind one is this node.
+        """
         there = [node for node in asked if node in self._voters and self._voters[node].present]
-        unreached = sum(asked[node] is False for node in there)
-        if unreached == len(there):
+        deaf = sum(asked[node] is False for node in there)
+        if deaf == len(there):
             return self._take(now)
         if now < self._decide_at:
             return []
-        if 2 * unreached > len(there):
+        if 2 * deaf > len(there):
             return self._take(now)
         self._postpone(now)
         return []

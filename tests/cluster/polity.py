@@ -172,8 +172,8 @@ class Polity:
     def relay(self, citizen: Citizen, probe: ProbeFirst) -> None:
         for relay in probe.relays:
             if self.passes(citizen.id, relay) and self.passes(relay, citizen.id):
-                reached = self.now - self.citizens[relay].contact.get(probe.node, 0.0) < DETECT_S
-                effects = citizen.election.probed(probe.node, relay, self.now, reached=reached)
+                vouched = self.citizens[relay].election.vouches(probe.node, self.now)
+                effects = citizen.election.probed(probe.node, relay, self.now, vouched=vouched)
                 self.run(citizen, effects)
 
     def order(self, mandate: Mandate, to: NodeId) -> bool:
