@@ -37,7 +37,9 @@ class Tuning:
 
 @attrs.frozen
 class Inquire:
-    """Ask each of `of` (this node among them) how long it has not heard of `node` and what it holds of its log."""
+    """Ask each of `of`, this node among them, what it holds of `node`'s log, and how long it has heard nothing from it: nobody
+    can tell more than the time since its own milld began.
+    """
 
     node: NodeId
     of: tuple[NodeId, ...]
@@ -81,15 +83,21 @@ class _Case:
 
 
 class Verdicts:
-    """See the module. *is_quorum* is the election's."""
+    """See the module. *is_quorum* is the election's, *given* what was learnt in the last life, by when (on the clock of now)."""
 
-    def __init__(self, me: NodeId, tuning: Tuning, is_quorum: Callable[[Collection[NodeId]], bool]) -> None:
+    def __init__(
+        self,
+        me: NodeId,
+        tuning: Tuning,
+        is_quorum: Callable[[Collection[NodeId]], bool],
+        given: Mapping[NodeId, float] | None = None,
+    ) -> None:
         self.me = me
         self._tuning = tuning
         self._is_quorum = is_quorum
         self._cases: dict[NodeId, _Case] = {}
-        self._given: dict[NodeId, float] = {}
-        self._held: tuple[NodeId, ...] = ()
+        self._given = dict(given or {})
+        self._told: set[NodeId] = set()
 
     def __repr__(self) -> str:
         return f"<Verdicts: {len(self._cases)} cases, {len(self._given)} given lately>"
@@ -174,7 +182,8 @@ class Verdicts:
                 effects.append(Condemn(node))
             else:
                 held.append(node)
-        if held and tuple(held) != self._held:
+        self._told &= self._cases.keys()
+        if not self._told.issuperset(held):
             effects.append(Held(tuple(held), min(self._given.values()) + self._tuning.window_s))
-        self._held = tuple(held)
+            self._told.update(held)
         return effects

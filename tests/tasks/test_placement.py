@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import attrs
 import pytest
@@ -18,7 +19,7 @@ FOUR = Resources(4.0, 4 * GIB)
 SMALL = Resources(1.0, GIB)
 
 
-def offer(name: str, free: Resources = FOUR, **more: object) -> Offer:
+def offer(name: str, free: Resources = FOUR, **more: Any) -> Offer:
     return attrs.evolve(Offer(f"id-{name}", name, FOUR, free), **more)
 
 
