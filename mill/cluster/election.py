@@ -35,12 +35,9 @@ from mill.cluster.claims import (
     Standing,
     StepDown,
 )
+from mill.cluster.lease import Lease
 from mill.cluster.values import Member, MemberState, NodeId
-
-FOUNDER = "founder"
-"""Key of a member's meta: set (to anything) by the node that began the cluster."""
-PRIORITY = "priority"
-"""Key of a member's meta: a whole number; lower ones lead first."""
+from mill.cluster.voters import Voter
 
 
 @attrs.frozen
@@ -61,32 +58,6 @@ class Tuning:
     """Between two tries to take over; and how long a leader waits for the claim behind a higher mandate that it was shown."""
 
 
-@attrs.frozen
-class Voter:
-    """What an election holds of a member."""
-
-    id: NodeId
-    state: MemberState
-    joined_term: int
-    priority: int = 0
-    founder: bool = False
-
-    @classmethod
-    def of(cls, member: Member) -> "Voter":
-        text = member.meta.get(PRIORITY, "0")
-        priority = int(text) if text.lstrip("-").isdecimal() else 0
-        return cls(member.id, member.state, member.joined_term, priority, FOUNDER in member.meta)
-
-    @property
-    def present(self) -> bool:
-        return self.state.reachable
-
-    @property
-    def line(self) -> tuple[int, int, NodeId]:
-        """The place in the line of those who may lead."""
-        return (self.priority, self.joined_term, self.id)
-
-
 class Election:
     """See the module. *highest* is the mandate that was persisted last; members come by `member`, this node among them."""
 
@@ -98,8 +69,7 @@ class Election:
         self._seen = highest.term
         self._incumbent: Claim | None = None
         self._heard_at = now
-        self._answers: dict[NodeId, float] = {}
-        self._full_since: float | None = None
+        self._lease = Lease(me, tuning.lease_s, self.is_quorum)
         self._changed_at = now
         self._vacant_since: float | None = now
         self._asked: dict[NodeId, bool | None] | None = None
@@ -128,7 +98,7 @@ class Election:
         if self.leads:
             if not self._has_quorum(now):
                 return Degraded()
-            return Full(now if self._full_since is None else self._full_since)
+            return Full(now if self._lease.since is None else self._lease.since)
         if self._incumbent is None or self._is_vacant(now):
             return Leaderless()
         return Follower(self._incumbent.leader)
@@ -155,8 +125,8 @@ class Election:
         self._voters[member.id] = new
         if old is None or (old.present, old.joined_term) != (new.present, new.joined_term):
             self._changed_at = now
-            if not new.present:
-                self._answers.pop(new.id, None)
+        if old != new:
+            self._lease.doubt()
         return self.tick(now)
 
     def hear(self, claim: Claim, now: float) -> list[Effect]:
@@ -175,22 +145,22 @@ class Election:
     def answered(self, node: NodeId, accepted: Mandate, sent: float, now: float) -> list[Effect]:
         """*node* has answered the ping that left at *sent*, and *accepted* is the highest mandate it knows."""
         self._seen = max(self._seen, accepted.term)
-        effects = self.tick(now)
         claim = self.claim
         if claim is None:
-            return effects
+            return self.tick(now)
         if accepted == claim.mandate:
-            self._answers[node] = max(sent, self._answers.get(node, sent))
+            self._lease.answer(node, sent, now)
         elif accepted > claim.mandate:
             self._challenged_at = min(self._challenged_at, now)
-        return [*effects, *self.tick(now)]
+        return self.tick(now)
 
     def order(self, mandate: Mandate, now: float) -> tuple[bool, list[Effect]]:
         """Whether to obey an order that goes by *mandate*. Nothing lower than what was accepted ever is."""
         self._seen = max(self._seen, mandate.term)
         if self.leads and mandate > self.highest:
             self._challenged_at = min(self._challenged_at, now)
-        return mandate >= self.highest, self._accept(mandate)
+        obeyed = mandate >= self.highest
+        return obeyed, [*self._accept(mandate), *self.tick(now)]
 
     def probed(self, node: NodeId, by: NodeId, now: float, *, vouched: bool) -> list[Effect]:
         """The answer to `ProbeFirst`: what *by* `vouches`."""
@@ -215,7 +185,8 @@ class Election:
         claim = self.claim
         if claim is None:
             return []
-        self._incumbent = self._full_since = None
+        self._incumbent = None
+        self._lease.clear()
         others = [voter for voter in self._voters.values() if voter.present and voter.id != self.me]
         heir = min(others, key=lambda voter: voter.line, default=None)
         return [StepDown(), *([] if heir is None else [HandOver(heir.id, claim.mandate)])]
@@ -226,8 +197,8 @@ class Election:
     def next_deadline(self) -> float:
         """When `tick` has something to do at the latest, if nothing comes in."""
         if self.leads:
-            expiries = [sent + self._tuning.lease_s for sent in self._answers.values()]
-            return min([*expiries, self._challenged_at + self._tuning.patience_s])
+            lapse = math.inf if self._lease.since is None else self._lease.until
+            return min(lapse, self._challenged_at + self._tuning.patience_s)
         if not self._may_claim():
             return math.inf
         if self._asked is not None:
@@ -254,14 +225,7 @@ class Election:
     # -- leading ----------------------------------------------------------------------------------------------------
 
     def _keep_leading(self, claim: Claim, now: float) -> list[Effect]:
-        self._answers = {
-            node: sent for node, sent in self._answers.items() if sent + self._tuning.lease_s > now
-        }
-        quorum = self._has_quorum(now)
-        if not quorum:
-            self._full_since = None
-        elif self._full_since is None:
-            self._full_since = now
+        quorum = self._lease.review(now) and self.highest == claim.mandate
         if now >= self._challenged_at + self._tuning.patience_s:
             return self._take(now)
         if quorum == claim.quorum:
@@ -271,10 +235,8 @@ class Election:
 
     def _has_quorum(self, now: float) -> bool:
         """Whether enough accept this node's claim, itself among them."""
-        if self._incumbent is not None and self.leads and self.highest != self._incumbent.mandate:
-            return False
-        since = now - self._tuning.lease_s
-        return self.is_quorum({node for node, sent in self._answers.items() if sent > since} | {self.me})
+        claim = self._incumbent
+        return claim is not None and self.highest == claim.mandate and self._lease.holds(now)
 
     def _meet(self, claim: Claim, mine: Claim, now: float) -> list[Effect]:
         """Two leaders: one goes. If it is this one and may not go so low, the other will claim again above it."""
@@ -286,13 +248,11 @@ class Election:
     def _take(self, now: float) -> list[Effect]:
         """Claim the next term."""
         term = self._seen = max(self._seen, self.highest.term) + 1
-        self._answers = {}
+        self._lease.clear()
         self._asked, self._challenged_at, self._vacant_since = None, math.inf, None
         claim = self._incumbent = Claim(term, self.me, term - self._voters[self.me].joined_term, quorum=False)
         accepted = self._accept(claim.mandate)
-        quorum = self._has_quorum(now)
-        self._full_since = now if quorum else None
-        self._incumbent = attrs.evolve(claim, quorum=quorum)
+        self._incumbent = attrs.evolve(claim, quorum=self._lease.review(now))
         return [*accepted, Broadcast(self._incumbent)]
 
     # -- following --------------------------------------------------------------------------------------------------
@@ -308,8 +268,9 @@ class Election:
 
     def _follow(self, claim: Claim, now: float) -> list[Effect]:
         self._incumbent, self._heard_at = claim, now
-        self._asked = self._vacant_since = self._full_since = None
-        self._answers, self._challenged_at = {}, math.inf
+        self._asked = self._vacant_since = None
+        self._challenged_at = math.inf
+        self._lease.clear()
         return self._accept(claim.mandate)
 
     def _accept(self, mandate: Mandate) -> list[Effect]:

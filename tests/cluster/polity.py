@@ -20,8 +20,9 @@ from mill.cluster.claims import (
     Persist,
     ProbeFirst,
 )
-from mill.cluster.election import FOUNDER, Election, Tuning
+from mill.cluster.election import Election, Tuning
 from mill.cluster.values import Member, MemberState, NodeId, Peer
+from mill.cluster.voters import FOUNDER
 from tests.cluster.fabric import node_id
 
 STEP_S = 0.5
@@ -122,7 +123,11 @@ class Polity:
         for citizen in self.citizens.values():
             if citizen.up:
                 self.look(citizen)
-                self.run(citizen, citizen.election.tick(self.now))
+                due = citizen.election.next_deadline
+                effects = citizen.election.tick(self.now)
+                if effects and self.now < due:
+                    self.broken.append(f"{citizen.id} was due at {due}, and did {effects} at {self.now}")
+                self.run(citizen, effects)
         self.check()
 
     def advance(self, seconds: float) -> None:

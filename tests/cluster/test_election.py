@@ -16,8 +16,9 @@ from mill.cluster.claims import (
     Mandate,
     Persist,
 )
-from mill.cluster.election import FOUNDER, PRIORITY, Election, Tuning, Voter
+from mill.cluster.election import Election, Tuning
 from mill.cluster.values import Member, MemberState, NodeId, Peer
+from mill.cluster.voters import FOUNDER, PRIORITY, Voter
 from tests.cluster.fabric import node_id
 from tests.cluster.polity import TUNING, Polity
 

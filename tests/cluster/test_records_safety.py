@@ -8,6 +8,7 @@ together. That is what the runs do when they draw a new partition, and what the 
 together with the owner, before the rest compared records, does not count: only a consensus could keep it.
 """
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from random import Random
@@ -21,7 +22,8 @@ from mill.cluster.records import Records
 from mill.cluster.values import NodeId
 from tests.cluster.fabric import Fabric, dumps, shown
 
-RUNS, STEPS = 100, 60
+LONG = bool(os.environ.get("MILL_LONG"))
+RUNS, STEPS = 5000 if LONG else 60, 60
 PLANTED_RUNS = 1000
 
 Key = tuple[NodeId, str]

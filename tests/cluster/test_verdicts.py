@@ -1,5 +1,6 @@
 """Verdicts: a node is lost when a majority's leader has made sure, and not before; and what must hold at every step of every run."""
 
+import os
 import re
 from collections.abc import Callable
 from random import Random
@@ -155,7 +156,8 @@ def test_no_node_is_condemned_that_can_be_reached_with_a_third_of_the_messages_l
 
 # -- random runs ----------------------------------------------------------------------------------------------------
 
-RUNS, EVENTS = 30, 12
+LONG = bool(os.environ.get("MILL_LONG"))
+RUNS, EVENTS = 3000 if LONG else 30, 12
 PLANTED_RUNS = 200
 
 
