@@ -129,6 +129,12 @@ class Election:
             self._lease.doubt()
         return self.tick(now)
 
+    def forget(self, node: NodeId, now: float) -> list[Effect]:
+        """A member is forgotten, by somebody's order or because it left long ago: it no longer counts."""
+        self._voters.pop(node, None)
+        self._lease.doubt()
+        return self.tick(now)
+
     def hear(self, claim: Claim, now: float) -> list[Effect]:
         """Somebody's claim, first hand or passed on."""
         self._seen = max(self._seen, claim.term)

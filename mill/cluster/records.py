@@ -11,7 +11,8 @@ still live below it, and everybody refuses what lies below a floor. So no old co
 **A disk that was rolled back** shows when another node knows more of this node's log than it does itself. Then the log
 goes on in a new epoch, into which everything is put again; and whatever else of the own past turns up later, with anybody, is put
 again as well if it tells more than what is here. Until that has happened a task may be shown as further than its owner knows
-it, never as less far.
+it, never as less far. Two things make that whole: an epoch that was never used before, at every start, so that no mark is given twice;
+and asking the others before the first `draft`, so that a disk older than the retention hears of the floor first.
 
 What the owner has to do when its own live task changes: kill it, if it is lost or forgotten now; end it as interrupted, if
 it does not run here. The engine calls this module.

@@ -168,6 +168,18 @@ def test_who_has_left_is_no_longer_counted(five: Polity) -> None:
     assert five.full == [A]
 
 
+def test_who_is_forgotten_is_no_longer_counted() -> None:
+    election = Election(A, NOBODY, TUNING, 0.0)
+    election.member(member(A, 0, founder="1"), 0.0)
+    for node in (B, C):
+        election.member(member(node, 1), 0.0)
+    assert election.standing(1.0) == Degraded()
+    election.forget(B, 1.0)
+    assert election.standing(1.0) == Full(since=1.0)
+    election.forget(C, 2.0)
+    assert election.standing(2.0) == Full(since=1.0)
+
+
 def test_all_restart_at_once_and_one_of_them_leads(five: Polity) -> None:
     for node in five.citizens:
         five.crash(node)
