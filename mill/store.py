@@ -9,7 +9,7 @@ next milld finds `interrupted` either way. A full disk is `NoSpace`, raised to t
 import json
 import queue
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -133,11 +133,9 @@ class Store:
         return [(parse_time(row[0]), row[1]) for row in await self._read(sql, (*params, limit)) if row[0]]
 
     async def expired(self, ended_before: float, limit: int, *, boot_id: str, at_s: float) -> list[str]:
-        """Tasks that ended before that time; of those that ended in this boot, also before that point of its clock."""
-        return [
-            row[0]
-            for row in await self._read(rows.EXPIRED, (format_time(ended_before), boot_id, at_s, limit))
-        ]
+        """Tasks that ended in this boot before that point of its clock, or in an earlier one before that time."""
+        said = {"boot": boot_id, "at_s": at_s, "before": format_time(ended_before), "limit": limit}
+        return list(dict.fromkeys(row[0] for row in await self._read(rows.EXPIRED, said)))
 
     async def events(self, after: int, upto: int, limit: int) -> list[Event]:
         """Up to *limit* events numbered ``after < seq <= upto``, in their order; what is no longer kept is left out."""
@@ -207,10 +205,12 @@ class Store:
             self._news.set()
             self._news = trio.Event()
 
-    async def _read(self, sql: str, params: Sequence[Any]) -> list[Any]:
+    async def _read(self, sql: str, params: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
         return await self._read_as(list[Any], sql, params)
 
-    async def _read_as(self, make: Callable[[list[Any]], T], sql: str, params: Sequence[Any]) -> T:
+    async def _read_as(
+        self, make: Callable[[list[Any]], T], sql: str, params: Sequence[Any] | Mapping[str, Any]
+    ) -> T:
         """What *make* makes of the rows, in the thread that reads them."""
 
         def read() -> T:

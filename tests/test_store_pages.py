@@ -14,7 +14,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mill.model import Record, Status, Task
+from mill.model import Deadline, Owned, Record, Status, Task
 from mill.store import Store
 from mill.tasks import rows
 from mill.tasks.filter import Filter
@@ -91,6 +91,37 @@ async def test_the_next_page_goes_on_where_the_last_ended_though_json_times_are_
     assert len(seen) == len(set(seen)) == 20
 
 
+@pytest.mark.parametrize(
+    ("now", "now_s", "over"),
+    [
+        (10_000.0, 3_000.0, {"earlier"}),
+        (
+            500_000.0,
+            3_000.0,
+            {"earlier", "ahead"},
+        ),  # the wall clock was set forward: it judges earlier boots only
+        (-90_000.0, 3_000.0, set()),  # or back: it knows no better
+        (
+            -90_000.0,
+            5_000.0,
+            {"earlier", "ahead"},
+        ),  # but this boot is older than an hour, the others all the more
+        (-90_000.0, 8_200.0, {"earlier", "ahead", "here"}),
+    ],
+)
+async def test_what_has_ended_goes_by_the_boot_s_clock_and_before_it_by_the_wall_clock(
+    tmp_path: Path, now: float, now_s: float, over: set[str]
+) -> None:
+    ended = {"here": ("b", 4_500.0, 9_500.0), "earlier": ("a", 70.0, 1_000.0), "ahead": ("z", 70.0, 90_000.0)}
+    async with opened(tmp_path / "mill.db") as store:
+        for task_id, (boot_id, at_s, finished) in ended.items():
+            row = task(task_id, Status.STOPPED, created=finished - 1)
+            await store.insert(attrs.evolve(row, owned=Owned(ended=Deadline(boot_id, at_s))))
+        await store.insert(task("live", created=0.0))
+        found = await store.expired(now - 3_600, 10, boot_id="b", at_s=now_s - 3_600)
+    assert sorted(found) == sorted(over)
+
+
 def fill(path: Path, count: int) -> None:
     made = [
         rows.row_of(
@@ -134,7 +165,7 @@ READS: dict[str, tuple[Callable[[Store], Awaitable[object]], str]] = {
     "the longest ended": (lambda store: store.longest_ended(None, 200), "SCAN tasks USING INDEX tasks_by_end"),
     "those after them": (lambda store: store.longest_ended((5.0, "a"), 200), "SEARCH tasks USING INDEX tasks_by_end"),
     "those whose time is over": (
-        lambda store: store.expired(5.0, 200, boot_id="b", at_s=1.0), "SEARCH tasks USING INDEX tasks_by_end"),
+        lambda store: store.expired(5.0, 200, boot_id="b", at_s=1.0), "COMPOUND QUERY"),
 }  # fmt: skip
 """What milld reads of its records, and how SQLite is to find it: by an index, in its order, however many there are."""
 
@@ -153,4 +184,5 @@ async def test_every_read_is_off_an_index_and_only_live_tasks_are_sorted(
     with closing(sqlite3.connect(path)) as other:
         plan = [row[3] for row in other.execute(f"EXPLAIN QUERY PLAN {asked}")]
     assert plan[0].startswith(wanted), plan
+    assert all("USING" in step for step in plan if step.startswith(("SCAN tasks", "SEARCH tasks"))), plan
     assert what == "live tasks" or not any("TEMP B-TREE" in step for step in plan), plan

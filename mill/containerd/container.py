@@ -53,6 +53,7 @@ class TaskContainer:
 
     id: str
     started: Time
+    began_s: float
     stop_signal: int
     meter: Meter
     _session: Session
@@ -136,16 +137,17 @@ async def _kill_all(session: Session, task_id: str) -> None:
         return  # gone already, or the next Delete says what is wrong
 
 
-def started_at(process: task_pb2.Process, clock: Clock, *, ended: bool) -> Time:
-    """When a process started that nobody saw start: the kernel knows while it lives."""
+def started_at(process: task_pb2.Process, clock: Clock, *, ended: bool) -> tuple[Time, float]:
+    """When a process started that nobody saw start, by both clocks: the kernel knows while it lives."""
+    now, now_s = clock.now(), clock.boottime()
     if ended:
-        return unix_time(process.exited_at)
+        return unix_time(process.exited_at), now_s
     try:
         fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
-        return clock.now()
-    ran_s = clock.boottime() - int(fields[19]) / os.sysconf("SC_CLK_TCK")  # proc(5): starttime
-    return Time(clock.now() - max(0.0, ran_s))
+        return now, now_s
+    began_s = min(now_s, int(fields[19]) / os.sysconf("SC_CLK_TCK"))  # proc(5): starttime
+    return Time(now - (now_s - began_s)), began_s
 
 
 async def process_of(session: Session, task_id: str) -> task_pb2.Process | None:

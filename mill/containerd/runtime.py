@@ -114,7 +114,7 @@ class Runtime:
         while True:
             container = await self._create(task, image, open_pipes, marks)
             await trio.to_thread.run_sync(_touch, self._folder(task.record.id) / STARTED_NAME)
-            started = self.clock.now()  # not after the call: a task may have ended by then
+            began = self.clock.now(), self.clock.boottime()  # not after the call: it may have ended by then
             try:
                 meter = await self._begin(task.record.id)
             except (RpcUnavailable, RpcTimeout):
@@ -126,7 +126,7 @@ class Runtime:
             else:
                 marks.launched = self.clock.now()
                 self._spares.want(task.record.spec.name, task.record.spec.image, image.chain_id)
-                return container(started, meter)
+                return container(*began, meter)
 
     async def _begin(self, task_id: str) -> Meter:
         """PID 1 runs; what must outlive its control group is opened while containerd is at it."""
@@ -145,7 +145,7 @@ class Runtime:
 
     async def _create(
         self, task: Task, image: LocalImage, open_pipes: OpenPipes, marks: Marks
-    ) -> Callable[[Time, Meter], TaskContainer]:
+    ) -> Callable[[Time, float, Meter], TaskContainer]:
         """A created container, made anew as often as containerd goes away meanwhile: nothing of the user's has run."""
         while True:
             try:
@@ -159,7 +159,7 @@ class Runtime:
 
     async def _try_create(
         self, task: Task, image: LocalImage, open_pipes: OpenPipes, marks: Marks
-    ) -> Callable[[Time, Meter], TaskContainer]:
+    ) -> Callable[[Time, float, Meter], TaskContainer]:
         """What does not need each other is done at once: it is a fifth of what a start takes besides the runtime's work."""
         task_id, spec = task.record.id, task.record.spec
         if spec.mounts:
@@ -192,7 +192,7 @@ class Runtime:
             self._mesh.entered(task_id)
         await self._limit_cpu(task_id, cpu_quota_us(spec.cpu))
         await pipes.wait_held()
-        return lambda started, meter: self._container(task_id, started, stop_signal, spec, created.pid, meter)
+        return partial(self._container, task_id, stop_signal, spec, created.pid)
 
     async def _place(self, task_id: str, spec: Spec) -> Attachment | None:
         """Of a task in the mesh: a network namespace with an address."""
@@ -293,10 +293,19 @@ class Runtime:
         return containers_pb2.Container.Runtime(name=RUNC_SHIM, options=packed)
 
     def _container(
-        self, task_id: str, started: Time, stop_signal: int, spec: Spec, pid: int, meter: Meter
+        self,
+        task_id: str,
+        stop_signal: int,
+        spec: Spec,
+        pid: int,
+        started: Time,
+        began_s: float,
+        meter: Meter,
     ) -> TaskContainer:
         ip = self.ip if spec.network is Network.HOST else self._mesh.ip_of(task_id) if self._mesh else None
-        container = TaskContainer(task_id, started, stop_signal, meter, self.session, self._has_deleted, ip)
+        container = TaskContainer(
+            task_id, started, began_s, stop_signal, meter, self.session, self._has_deleted, ip
+        )
         if pid:
             self._running.add(container, spec.memory)
         return container
@@ -330,11 +339,11 @@ class Runtime:
             return None
         stop_signal = _stop_signal(record.container.labels.get("mill.stop-signal", ""))
         ended = process.status == task_pb2.STOPPED
-        started = task.record.times.started or started_at(process, self.clock, ended=ended)
+        found, began_s = started_at(process, self.clock, ended=ended)
+        started, pid = task.record.times.started or found, 0 if ended else process.pid
         meter = self.cgroups.meter(task_id)
         meter.keep()
-        pid = 0 if ended else process.pid
-        return self._container(task_id, started, stop_signal, task.record.spec, pid, meter)
+        return self._container(task_id, stop_signal, task.record.spec, pid, started, began_s, meter)
 
     async def _undo(self, task_id: str) -> None:
         """Nothing is left of a start that an earlier milld did not live to finish, nor is containerd at it any more."""

@@ -89,7 +89,11 @@ class Retention:
         await trio.sleep(min(LOOK_S, max(LEAST_LOOK_S, self._retention_s / 4)))
 
     async def keep_count(self) -> None:
-        """Count what is there, without what no record knows."""
+        """Count what is there, without what no record knows; and look at all that has ended again.
+
+        Else, the wall clock set back, tasks that end now would count as emptied.
+        """
+        self._emptied = None
         await self._logs.remove_orphans(self._ended.known, max(ORPHANS_KEPT_S, self._retention_s))
         await self._logs.recount()
         await trio.sleep(RECOUNT_S)

@@ -145,9 +145,8 @@ class _Life:
         return container
 
     async def _now_running(self, container: Container) -> None:
-        clock, timeout_s = self.world.clock, self.live.task.record.spec.timeout
-        ran_s = max(0.0, clock.now() - container.started)
-        deadline = Deadline(clock.boot_id, clock.boottime() + timeout_s - ran_s)
+        timeout_s = self.live.task.record.spec.timeout
+        deadline = Deadline(self.world.clock.boot_id, container.began_s + timeout_s)
         await self.live.advance(lambda record: to_running(record, container.started, container.ip), deadline)
 
     def _remaining_s(self, deadline: Deadline | None) -> float:

@@ -60,7 +60,10 @@ class Records(Protocol):
         """(time of its end, id) of up to *limit* tasks that have ended, the longest-ended first, behind *after*."""
 
     async def expired(self, ended_before: float, limit: int, *, boot_id: str, at_s: float) -> list[str]:
-        """Tasks that ended before that time; of those that ended in this boot, also before that point of its clock."""
+        """Tasks that ended in this boot before that point of its clock, or in an earlier one before that time.
+
+        A point of this boot's clock that is not before its beginning lies behind every earlier boot.
+        """
 
     async def delete(self, task_id: str) -> None:
         """No such row any more."""
@@ -121,6 +124,10 @@ class Container(Protocol):
 
     @property
     def started(self) -> Time: ...
+
+    @property
+    def began_s(self) -> float:
+        """The same moment on the boot-time clock, which no jump of the wall clock moves; of one that has ended, a later one."""
 
     @property
     def ip(self) -> str | None: ...

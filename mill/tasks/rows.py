@@ -10,7 +10,8 @@ from mill.convert import format_time, from_json, parse_time, to_json
 from mill.model import Owned, Record, Task
 from mill.tasks.filter import Filter
 
-SCHEMA = """
+_BOOT = "coalesce(json_extract(owned, '$.ended.boot_id'), '')"
+SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS tasks (
     id TEXT PRIMARY KEY NOT NULL, created REAL NOT NULL, live INTEGER NOT NULL, status TEXT NOT NULL,
     node TEXT NOT NULL, template TEXT, record TEXT NOT NULL, owned TEXT NOT NULL
@@ -18,6 +19,7 @@ CREATE TABLE IF NOT EXISTS tasks (
 CREATE INDEX IF NOT EXISTS tasks_by_age ON tasks (created, id);
 CREATE INDEX IF NOT EXISTS tasks_live ON tasks (live) WHERE live;
 CREATE INDEX IF NOT EXISTS tasks_by_end ON tasks (json_extract(record, '$.times.finished'), id) WHERE NOT live;
+CREATE INDEX IF NOT EXISTS tasks_by_boot ON tasks ({_BOOT}, json_extract(owned, '$.ended.at_s')) WHERE NOT live;
 CREATE TABLE IF NOT EXISTS templates (name TEXT PRIMARY KEY, draft TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tokens (hash TEXT PRIMARY KEY, token TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -34,11 +36,17 @@ AMEND = "UPDATE tasks SET record = ? WHERE id = ?"
 ENDED = "SELECT json_extract(record, '$.times.finished'), id FROM tasks WHERE NOT live"
 BEHIND = """ AND json_extract(record, '$.times.finished') >= ?
     AND (json_extract(record, '$.times.finished'), id) > (?, ?)"""  # the first half lets SQLite begin there
-EXPIRED = """
-SELECT id FROM tasks WHERE NOT live AND json_extract(record, '$.times.finished') <= ?
-    AND (json_extract(owned, '$.ended.boot_id') IS NOT ? OR json_extract(owned, '$.ended.at_s') <= ?)
-    ORDER BY json_extract(record, '$.times.finished') LIMIT ?
-"""
+EXPIRED = f"""
+SELECT id FROM tasks WHERE NOT live AND {_BOOT} = :boot AND json_extract(owned, '$.ended.at_s') <= :at_s
+UNION ALL
+SELECT id FROM tasks WHERE NOT live AND json_extract(record, '$.times.finished') <= :before AND {_BOOT} <> :boot
+UNION ALL
+SELECT id FROM tasks WHERE NOT live AND {_BOOT} < :boot AND :at_s >= 0
+UNION ALL
+SELECT id FROM tasks WHERE NOT live AND {_BOOT} > :boot AND :at_s >= 0
+LIMIT :limit
+"""  # noqa: S608 -- all of it is ours
+"""What ended in this boot, its clock alone decides; what ended before, the wall clock, unless this boot is older than that."""
 
 
 def where(wanted: Filter) -> tuple[list[str], list[Any]]:

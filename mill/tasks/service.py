@@ -230,7 +230,7 @@ class Tasks:
         return await self._store.longest_ended(after, limit)
 
     async def expired(self, retention_s: float, limit: int) -> list[str]:
-        """Up to *limit* tasks that ended at least *retention_s* ago, by both clocks, and are cleaned up after."""
+        """Up to *limit* tasks that ended at least *retention_s* ago and are cleaned up after."""
         clock = self._world.clock
         found = await self._store.expired(
             clock.now() - retention_s, limit, boot_id=clock.boot_id, at_s=clock.boottime() - retention_s

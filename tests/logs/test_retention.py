@@ -127,6 +127,23 @@ async def test_of_running_tasks_the_oldest_segments_go_and_each_ones_newest_stay
         task.close()
 
 
+async def test_who_ends_by_a_clock_that_was_set_back_is_found_at_the_next_count(
+    logs: Logs, past: Past, data_dir: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "RECOUNT_S", 0.05)
+    await nursery.start(partial(retention.serve, logs, past, max_bytes=4 * SEGMENT, retention_s=3600.0))
+    await ended(logs, past, "late", 100, at=9000.0)
+    running = await write(logs, "a-1", 300)  # more than fits, though "late" is emptied
+    await wait_until(lambda: size(data_dir) <= 4 * SEGMENT)
+    await ended(logs, past, "early", 100, at=10.0)
+    with trio.fail_after(SOON_S):
+        while (await read(logs, "early", follow=True))[0].dropped_bytes == 0:
+            await trio.lowlevel.wait_writable(running.stdout)
+            os.write(running.stdout, BLOCK)
+    running.close()
+    nursery.cancel_scope.cancel()
+
+
 async def test_a_writer_that_outruns_the_cleaning_waits_for_it_and_loses_nothing_new(
     limited: Logs, data_dir: Path
 ) -> None:

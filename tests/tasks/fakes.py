@@ -126,8 +126,8 @@ class FakeRecords:
         found = []
         for time, task_id in await self.longest_ended(None, len(self.rows)):
             ended = self.rows[task_id].owned.ended
-            old = ended is None or ended.boot_id != boot_id or ended.at_s <= at_s
-            if time <= ended_before and old:
+            here = ended is not None and ended.boot_id == boot_id
+            if ended.at_s <= at_s if here and ended is not None else time <= ended_before or at_s >= 0:
                 found.append(task_id)
         return found[:limit]
 
@@ -234,6 +234,7 @@ class FakeContainer:
     program: Program
     journal: list[str]
     started: Time
+    began_s: float
     ends_at: float
     code: int
     stop_signal: int = SIGTERM
@@ -299,6 +300,8 @@ class FakeRuntime:
     pull_error: PullError | None = None
     start_s: float = 0.0
     start_error: StartError | None = None
+    launch_s: float = 0.0
+    """From the first instruction of PID 1 to the answer of the call that starts it."""
     started_when_cancelled: bool = False
     """PID 1 runs already when the call that starts it is cancelled."""
     lost: str | None = None
@@ -339,6 +342,7 @@ class FakeRuntime:
             program,
             self.journal,
             self.clock.now(),
+            self.clock.boottime(),
             trio.current_time() + program.runs_s,
             program.code,
         )
@@ -358,8 +362,10 @@ class FakeRuntime:
             raise
         if self.start_error is not None:
             raise self.start_error
+        container = self.run(task.record.id)
+        await trio.sleep(self.launch_s)
         marks.launched = self.clock.now()
-        return self.run(task.record.id)
+        return container
 
     async def adopt(self, task: Task) -> FakeContainer | None:
         await trio.lowlevel.checkpoint()

@@ -1,11 +1,12 @@
 """Milld leaves in each phase and touches nothing; the next one enters the same life at whatever status it finds."""
 
+import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from mill.errors import NoSpace, PullError
-from mill.model import Ended, Owned, Reason, Status, Time
+from mill.model import Deadline, Ended, Owned, Reason, Status, Time
 from mill.tasks.lifecycle import run_task
 from mill.tasks.states import Toll
 from mill.tasks.table import LiveTask
@@ -255,6 +256,25 @@ async def test_who_runs_on_is_adopted_with_the_same_deadline(scene: Scene) -> No
     assert end_of(again) == (Status.FAILED, Reason.TIMEOUT)
     assert trio.current_time() == 60.0
     assert scene.journal.count("start") == 1
+
+
+@pytest.mark.parametrize("jump_s", [7200.0, -7200.0])
+async def test_a_jump_of_the_wall_clock_between_start_and_record_moves_no_deadline(
+    scene: Scene, jump_s: float
+) -> None:
+    """Whether the milld that started it records that it runs, or another."""
+    scene.runtime.launch_s = 10.0
+    live = scene.live(timeout=60.0)
+    before = live.task
+    async with scene.life(live):
+        await trio.sleep(5.0)
+        scene.clock.jump_s = jump_s
+        await wait_status(live, Status.RUNNING)
+        assert (trio.current_time(), live.task.owned.deadline) == (10.0, Deadline("boot-1", 60.0))
+    again = scene.again(attrs.evolve(before, record=attrs.evolve(before.record, status=Status.STARTING)))
+    await run_task(again, scene.world, adopted=True)
+    assert end_of(again) == (Status.FAILED, Reason.TIMEOUT)
+    assert (trio.current_time(), again.task.owned.deadline) == (60.0, Deadline("boot-1", 60.0))
 
 
 async def test_who_ended_while_no_milld_was_there_has_its_true_end(scene: Scene) -> None:
