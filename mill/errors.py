@@ -23,8 +23,12 @@
 `status` is the HTTP status of the answer (RFC 9110), `slug` the last part of the problem's ``type`` (RFC 9457).
 """
 
+import errno
 from typing import ClassVar
 
+OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+"""What the kernel says of a process, or a host, that has no file descriptor left."""
+MORE_FILES = "milld is out of file descriptors: wait for tasks to end, or raise its limit (ulimit -n)"
 PULL_DETAILS = frozenset({"auth", "not_found", "network", "digest", "timeout", "disk", "invalid"})
 START_DETAILS = frozenset({"command_not_found", "permission", "user", "disk", "runtime"})
 

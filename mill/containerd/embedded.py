@@ -145,7 +145,12 @@ def _start(binary: str, place: Place) -> Running:
         )
     with suppress(OSError):
         Path(f"/proc/{child.pid}/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
-    return Running(child.pid, os.pidfd_open(child.pid), child)
+    try:
+        return Running(child.pid, os.pidfd_open(child.pid), child)
+    except OSError:
+        child.kill()
+        child.wait()
+        raise
 
 
 def _environment() -> dict[str, str]:
@@ -202,6 +207,10 @@ async def serve(data_dir: Path, *, task_status: trio.TaskStatus[str] = trio.TASK
                 if not started:
                     raise
                 how = str(error)
+            except OSError as error:  # no room on the disk, no descriptors, no processes
+                how = f"cannot be started: {error.strerror}"
+                if not started:
+                    raise SetupError(f"containerd {how}") from None
             log.warning("containerd is down, starting it again", how=how, in_s=backoff_s)
             await trio.sleep(backoff_s)
             backoff_s = min(backoff_s * 2, BACKOFF_MOST_S)

@@ -4,6 +4,7 @@ Whatever keeps it from starting is one line on stderr and exit code 2.
 """
 
 import gc
+import logging
 import os
 import resource
 import signal
@@ -122,6 +123,7 @@ def _set_up_logging() -> None:
 
     An exception's traceback never shows local variables: they may hold a token, or what a task has in its environment.
     """
+    logging.getLogger("trio.serve_listeners").disabled = True  # out of descriptors it goes on by itself
     terminal = sys.stderr.isatty()
     console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     plain = ExceptionRenderer(ExceptionDictTransformer(show_locals=False))

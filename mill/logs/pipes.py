@@ -11,7 +11,7 @@ from pathlib import Path
 
 import attrs
 
-from mill.errors import FieldError
+from mill.errors import OUT_OF_FILES, FieldError
 from mill.logs.frames import Cursor
 from mill.logs.index import END_NAME, STREAMS, Stamps, Stream
 from mill.logs.segments import FILE_MODE, SegmentWriter
@@ -23,8 +23,8 @@ PIPE_SIZES_BYTES = (1 * MIB, 256 * KIB)
 when filled. The kernel refuses what is over /proc/sys/fs/pipe-max-size, or over a user's share."""
 
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-"""A disk that takes no more, and one day may again."""
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, *OUT_OF_FILES})
+"""A host that takes no more, and one day may again."""
 
 
 @attrs.frozen

@@ -101,7 +101,8 @@ class Pool:
             await self._wanted.wait()
             self._wanted = trio.Event()
         except OSError as error:
-            log.warning("no network namespace can be made; trying again", why=error.strerror)
+            if self._fault is None or self._fault.errno != error.errno:
+                log.warning("no network namespace can be made; trying on", why=error.strerror)
             self._fault = error
         news, self._news = self._news, trio.Event()
         news.set()

@@ -18,7 +18,7 @@ import attrs
 import structlog
 import trio
 
-from mill.errors import NoCapacity, SetupError, StartError, Unavailable
+from mill.errors import MORE_FILES, OUT_OF_FILES, NoCapacity, SetupError, StartError, Unavailable
 from mill.model import Network, Spec
 from mill.network.addresses import Leases, Peer
 from mill.network.kernel import NETFILTER, Netlink
@@ -212,7 +212,12 @@ class Mesh:
             try:
                 await self._worker.run(ensure)
             except OSError as error:
-                fault = f"the kernel refuses its {what} ({error.strerror}): {_ADVICE[what]}"
+                short = error.errno in OUT_OF_FILES
+                fault = (
+                    MORE_FILES
+                    if short
+                    else f"the kernel refuses its {what} ({error.strerror}): {_ADVICE[what]}"
+                )
                 break
         if fault != self.fault:
             log.warning(

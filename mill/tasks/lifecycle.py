@@ -9,13 +9,14 @@ import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from typing import TypeVar
 
 import attrs
 import structlog
 import trio
 
 from mill.config import KILL_TIMEOUT_S, START_TIMEOUT_S
-from mill.errors import Interrupted, NoSpace, PullError, RuntimeFault, StartError
+from mill.errors import MORE_FILES, OUT_OF_FILES, Interrupted, NoSpace, PullError, RuntimeFault, StartError
 from mill.model import Deadline, Ended, Exit, Kill, Status
 from mill.tasks.marks import Marks
 from mill.tasks.ports import Clock, Container, Logs, Mesh, Runtime
@@ -30,6 +31,8 @@ from mill.tasks.states import (
     to_starting,
 )
 from mill.tasks.table import RETRY_COMMIT_S, LiveTask
+
+T = TypeVar("T")
 
 SIGKILL = 9
 
@@ -65,6 +68,13 @@ async def run_task(live: LiveTask, world: World, *, adopted: bool = False) -> No
     log.info("task ended", task=live.id, status=end.status, reason=end.reason, why=end.message)
 
 
+def _unprepared(error: OSError) -> StartError:
+    """A start that the host had no room for."""
+    if error.errno in OUT_OF_FILES:
+        return StartError("runtime", MORE_FILES)
+    return StartError("disk", f"cannot prepare the task's files: {error.strerror}")
+
+
 @attrs.define
 class _Life:
     """The state of one passage through `run_task`."""
@@ -92,9 +102,14 @@ class _Life:
 
     async def _adopt(self) -> None:
         await self._patient(self.world.logs.open, "cannot go on reading a task's output yet; trying on")
-        self.container = await self.world.runtime.adopt(self.live.task)
+        self.container = await self._found()
         if self.container is None and self.status is Status.RUNNING:
             raise Interrupted("the container is gone from the runtime: was its state removed?")
+
+    async def _found(self) -> Container | None:
+        """What the runtime has of the task."""
+        look = lambda _: self.world.runtime.adopt(self.live.task)  # noqa: E731
+        return await self._patient(look, "cannot look for a task's container yet; trying on")
 
     async def _image(self) -> object:
         """The image, pulled if need be; a start that is resumed looks it up again."""
@@ -136,7 +151,7 @@ class _Life:
                     open_pipes = partial(self.world.logs.open, self.live.id)
                     container = await self.world.runtime.start(self.live.task, image, open_pipes, marks)
                 except OSError as error:
-                    raise StartError("disk", f"cannot prepare the task's files: {error.strerror}") from None
+                    raise _unprepared(error) from None
                 finally:
                     self.live.start_scope = None
         if container is None:
@@ -158,7 +173,7 @@ class _Life:
         """Make sure that it is over; then in this order: the end stored, Delete, the logs drained."""
         if self.container is None and self.status is not Status.PULLING:
             try:
-                self.container = await self.world.runtime.adopt(self.live.task)
+                self.container = await self._found()
                 if self.container is not None:
                     with suppress(OSError):  # a full disk: then it is read when its log is drained
                         await self.world.logs.open(self.live.id)  # what it says on its way out is read too
@@ -183,25 +198,25 @@ class _Life:
         if self.container is not None:
             await self.container.delete()
         elif self.status is not Status.PULLING:
-            await self.world.runtime.clean_up(self.live.id)
+            await self._patient(
+                self.world.runtime.clean_up, "cannot clean up after a failed start yet; trying on"
+            )
         await self._patient(
             self.world.logs.drain, "the end of a task's output cannot be stored yet; holding it"
         )
         return end
 
-    async def _patient(self, call: Callable[[str], Awaitable[object]], complaint: str) -> None:
-        """*call* for this task until the disk takes it: no byte is lost, since its pipes keep them."""
+    async def _patient(self, call: Callable[[str], Awaitable[T]], complaint: str) -> T:
+        """*call* for this task until the host has room for it: no byte is lost, since its pipes keep them."""
         complained = False
         while True:
             try:
-                await call(self.live.id)
+                return await call(self.live.id)
             except (OSError, NoSpace) as error:
                 if not complained:
                     log.warning(complaint, task=self.live.id, why=str(error))
                 complained = True
                 await trio.sleep(RETRY_COMMIT_S)
-            else:
-                return
 
     async def _end(self, fault: RuntimeFault | None) -> Ended:
         """How it ended, after making it end."""

@@ -307,7 +307,7 @@ class Tasks:
         if not live.task.record.status.terminal:
             await live.advance(lambda record: to_end(record, end, now))
         await self._clean_up(live.id)
-        with suppress(OSError):
+        with suppress(OSError, MillError):
             await self._world.logs.drain(live.id)
 
     async def _clean_up(self, task_id: str) -> None:

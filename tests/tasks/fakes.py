@@ -309,7 +309,8 @@ class FakeRuntime:
     find_error: MillError | None = None
     ready: dict[str, str] = attrs.field(factory=dict)
     """Ids that part of the work is done for, by name."""
-    clean_up_error: MillError | None = None
+    clean_up_error: MillError | OSError | None = None
+    adopt_error: OSError | None = None
     containers: dict[str, FakeContainer] = attrs.field(factory=dict)
     swept: list[str] = attrs.field(factory=list)
 
@@ -370,6 +371,8 @@ class FakeRuntime:
     async def adopt(self, task: Task) -> FakeContainer | None:
         await trio.lowlevel.checkpoint()
         self.journal.append("adopt")
+        if self.adopt_error is not None:
+            raise self.adopt_error
         if self.lost is not None:
             raise Interrupted(self.lost)
         return self.containers.get(task.record.id)

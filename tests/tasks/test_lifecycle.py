@@ -1,5 +1,8 @@
 """One life on fakes: every end of the design's table, the order of its steps, and what a full disk does to it."""
 
+import errno
+import os
+
 import attrs
 import pytest
 import trio
@@ -143,12 +146,33 @@ async def test_a_start_that_never_returns_is_a_start_error_and_kills_what_had_st
     assert not scene.runtime[live.id].alive
 
 
-async def test_files_that_cannot_be_made_are_a_start_error_of_the_disk(scene: Scene) -> None:
-    scene.logs.failure = OSError(28, "No space left on device")
+@pytest.mark.parametrize(("number", "detail"), [(errno.ENOSPC, "disk"), (errno.EMFILE, "runtime")])
+async def test_files_that_cannot_be_made_are_a_start_error_that_tells_a_full_disk_from_no_descriptors(
+    scene: Scene, number: int, detail: str
+) -> None:
+    scene.logs.failure = OSError(number, os.strerror(number))
     live = scene.live()
     await run_task(live, scene.world)
     assert end_of(live) == (Status.FAILED, Reason.START_ERROR)
-    assert live.record.detail == "disk"
+    assert live.record.detail == detail
+
+
+@pytest.mark.parametrize("what", ["adopt_error", "clean_up_error"])
+async def test_a_failed_start_is_cleaned_up_after_once_the_host_has_room_for_that(
+    scene: Scene, what: str
+) -> None:
+    """A look at what is left takes a descriptor, and it was their lack that failed the start."""
+    scene.logs.failure = OSError(errno.EMFILE, "Too many open files")
+    setattr(scene.runtime, what, scene.logs.failure)
+    live = scene.live()
+    async with scene.life(live) as over:
+        with capture_logs() as told:
+            await trio.sleep(10.0)
+        assert not live.record.status.terminal
+        setattr(scene.runtime, what, None)
+        await over.wait()
+    assert end_of(live) == (Status.FAILED, Reason.START_ERROR)
+    assert [line["why"] for line in told] == ["[Errno 24] Too many open files"]
 
 
 # -- commits --------------------------------------------------------------------------------------------------------
