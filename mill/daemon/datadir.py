@@ -91,11 +91,16 @@ def publish_api(path: Path, address: str, authority: str) -> None:
 
 
 def write_whole(file: Path, text: str, *, mode: int) -> None:
-    """*text* as the file's only content, or the file as it was."""
+    """*text* as the file's only content, or the file as it was and `SetupError`."""
     temporary = file.with_name(file.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
-        opened.write(text)
-        opened.flush()
-        os.fsync(opened.fileno())
-    temporary.replace(file)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
+        temporary.replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise SetupError(f"cannot write {file}: {error.strerror}; see --data-dir") from None

@@ -303,7 +303,13 @@ def _open(setup: Setup, held: dict[str, IPv4Address]) -> Links:
         old = stored or "another range"
         message = f"{len(elsewhere)} tasks still run with addresses of {old}: end them first, or keep --mesh-cidr as it was"
         raise SetupError(message)
-    (setup.data_dir / SUBNET_NAME).write_text(f"{links.subnet}\n", encoding="ascii")
+    try:
+        (setup.data_dir / SUBNET_NAME).write_text(f"{links.subnet}\n", encoding="ascii")
+    except OSError as error:
+        links.close()
+        raise SetupError(
+            f"cannot write {setup.data_dir / SUBNET_NAME}: {error.strerror}; see --data-dir"
+        ) from None
     return links
 
 

@@ -6,6 +6,7 @@ Blocks for files. The daemon calls it at its start, and whenever the ring change
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from mill.errors import SetupError
@@ -63,23 +64,25 @@ def read_given(file: Path | None, text: str | None) -> Keyring | None:
 
 
 def write(path: Path, ring: Keyring) -> None:
-    """*ring* is the file's content, or the file is as it was."""
-    try:
-        write_private(path, "".join(f"{secret.text}\n" for secret in ring))
-    except OSError as error:
-        raise SetupError(f"cannot write the cluster's secret to {path}: {error.strerror}") from None
+    """*ring* is the file's content; else the file is as it was, and `SetupError`."""
+    write_private(path, "".join(f"{secret.text}\n" for secret in ring))
 
 
 def write_private(path: Path, text: str) -> None:
-    """*text* as all that *path* holds, for its owner's eyes (mode 0600), or the file as it was."""
+    """*text* is all that *path* holds, for its owner's eyes (mode 0600); else the file is as it was, and `SetupError`."""
     temporary = path.with_name(f"{path.name}.new")
-    temporary.unlink(missing_ok=True)  # one of a crash might have been made by others, or open to them
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        temporary.unlink(missing_ok=True)  # one of a crash might have been made by others, or open to them
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise SetupError(f"cannot write {path}: {error.strerror}; see --data-dir") from None
 
 
 def _content(path: Path) -> tuple[int, bytes]:

@@ -170,6 +170,6 @@ def test_the_api_is_published_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(SetupError, match="No space"):
         write_whole(tmp_path / datadir.API_NAME, "torn", mode=0o644)
     assert json.loads((tmp_path / datadir.API_NAME).read_text()) == {"address": "http://127.0.0.1:4400"}
