@@ -90,13 +90,19 @@ class LogRequest:
     def streams(self) -> tuple[Stream, ...]:
         return STREAMS if self.stream is None else (self.stream,)
 
+    @property
+    def asks_place(self) -> bool:
+        """Whether its beginning is known to this look at the log alone: asked again later, it would begin elsewhere."""
+        return self.follow and self.tail is not None and self.cursor is None
+
 
 @attrs.frozen
 class LogChunk:
     """Some bytes of one stream: whole lines, or a part of one that is very long or not ended yet.
 
     `time` is when the last of its bytes arrived (unix seconds), `cursor` where to go on after it. With `dropped_bytes`
-    it has no data: so much was dropped here, for lack of room.
+    it has no data: so much was dropped here, for lack of room. With neither it only says where a follow of a tail begins,
+    for who loses the connection before the first line.
     """
 
     stream: Stream
@@ -104,6 +110,10 @@ class LogChunk:
     data: bytes
     cursor: str
     dropped_bytes: int = 0
+
+    @property
+    def only_place(self) -> bool:
+        return not self.data and not self.dropped_bytes
 
 
 @attrs.frozen
@@ -142,7 +152,9 @@ class Frames:
     _cursor: Cursor = attrs.field(factory=Cursor)
 
     def receive(self, chunk: LogChunk) -> list[Frame]:
-        """The frames of *chunk*, a line or a part of one each."""
+        """The frames of *chunk*, a line or a part of one each; of a place alone, one that is empty."""
+        if chunk.only_place:
+            return [Frame(chunk.stream, chunk.time, b"", "", chunk.cursor)]
         held, _ = self._held.pop(chunk.stream, (b"", 0.0))
         after = Cursor.parse(chunk.cursor)
         at = after.of(chunk.stream) - chunk.dropped_bytes - len(chunk.data) - len(held)
@@ -178,6 +190,8 @@ class PlainText:
     _inside_line: set[Stream] = attrs.field(factory=set)
 
     def receive(self, chunk: LogChunk) -> bytes:
+        if chunk.only_place:
+            return b""
         if chunk.dropped_bytes:
             text = f"[{format_size(chunk.dropped_bytes)} of {chunk.stream} were dropped here]\n".encode()
             if chunk.stream in self._inside_line:

@@ -228,6 +228,10 @@ class TaskReader:
         for reader in self._readers:
             reader.close()
 
+    def place(self, now: float) -> LogChunk:
+        """Where it stands, as a chunk without data."""
+        return LogChunk(self._readers[0].stream, now, b"", str(self._cursor))
+
     def find_place(self) -> None:
         """Open what the first batch will need, however long an index has to be searched for it."""
         for reader in self._readers:

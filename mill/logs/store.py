@@ -208,6 +208,8 @@ class Logs:
         with self._news.of(task_id) as news:
             reader = await trio.to_thread.run_sync(_reader_for, directory, request)
             try:
+                if request.asks_place:
+                    yield reader.place(self._now())
                 seen = None
                 while True:
                     before, seen = seen, news.seen
@@ -321,12 +323,11 @@ class Logs:
             log.info("the log can be written again", task=source.task_id, stream=source.stream)
         elif fault is not None and name not in self._faulty:
             self._faulty[name] = fault
-            why = fault.strerror or str(fault)
             log.warning(
                 "the log cannot be written; its task waits",
                 task=source.task_id,
                 stream=source.stream,
-                why=why,
+                why=fault.strerror or str(fault),
             )
 
     async def serve(self, *, task_status: trio.TaskStatus["Logs"]) -> None:

@@ -88,6 +88,21 @@ def test_what_was_dropped_is_said_and_ends_a_character_that_was_begun() -> None:
     assert dropped.cursor == "103-0"
 
 
+def test_a_place_alone_is_an_empty_frame_and_no_text() -> None:
+    place = LogChunk("stderr", 0.0, b"", "8-5")
+    (frame,) = Frames().receive(place)
+    assert frame.as_object() == {
+        "stream": "stderr",
+        "time": "1970-01-01T00:00:00.000Z",
+        "text": "",
+        "cursor": "8-5",
+    }
+    for timestamps in (False, True):
+        text = PlainText(timestamps=timestamps)
+        assert text.receive(place) == b""
+        assert text.receive(LogChunk("stderr", 0.0, b"a\n", "8-7")).endswith(b"a\n")
+
+
 @given(st.text(max_size=5), st.integers(0, 3))
 def test_only_the_beginning_of_a_character_is_held_back(text: str, cut: int) -> None:
     whole = text.encode()

@@ -80,7 +80,7 @@ def _logs(name: str) -> dict[str, Any]:
     return call(
         name, "tasks", "A task's output", {200: kinds}, 404, 503,
         about="By the Accept header: the bytes as they are, or an object a line, or server-sent events whose ids are "
-        "cursors.",
+        "cursors. A follow with `tail` says first, with an empty text, at which cursor it begins.",
         parameters=[TASK, *asked, LAST_EVENT_ID],
     )  # fmt: skip
 
