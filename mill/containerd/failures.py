@@ -15,6 +15,11 @@ _CAUSES = (
     ("permission", ("permission denied", "operation not permitted")),
 )
 _EXEC = re.compile(r'exec: "((?:[^"\\]|\\.)*)": (.*?)(?:: unknown)?$')
+_NO_RUNTIME = re.compile(
+    r"unable to retrieve OCI runtime error .*: "
+    r'(?:exec: "([^"]+)": executable file not found|fork/exec ([^ ]+): no such file or directory)'
+)
+"""The shim's own words, of the runtime that it could not run."""
 _CRUN_EXEC = re.compile(r"^executable file `(.*)` (not found.*)$")
 _PREFIXES = re.compile(
     r"^(?:failed to create shim task: |OCI runtime create failed: |failed to create shim: |runc create failed: "
@@ -26,6 +31,11 @@ _PREFIXES = re.compile(
 def start_error(fault: RpcError) -> StartError:
     """What *fault*, the answer to Tasks.Create or Start, means for the task's owner."""
     text = _PREFIXES.sub("", " ".join(fault.message.split())).removesuffix(": unknown")
+    if missing := _NO_RUNTIME.search(text):
+        name = missing[1] or missing[2]
+        return StartError(
+            "runtime", f"this node has no runtime {name!r}: install it, or name another with --runtime"
+        )
     program = _EXEC.search(text) or _CRUN_EXEC.search(text)
     said = (program[2] if program else text).lower()  # without the program's name, which may say anything
     if program and program.re is _EXEC and "no such file or directory" in said:
