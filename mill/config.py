@@ -35,6 +35,8 @@ STARTS_PER_CORE = 2
 """Containers created at once per core: containerd's throughput falls beyond it (measured at 1, 2, 4 and 8)."""
 START_TIMEOUT_S = 60.0
 """From an unpacked image to a running container. Usual: 0.05 s; a host that swaps may take seconds."""
+KILL_AGAIN_S = 2.0
+"""From one SIGKILL that did not end a task to the next: the runtime may have refused it. Bound: well below `KILL_TIMEOUT_S`."""
 KILL_TIMEOUT_S = 30.0
 """From SIGKILL to the exit; only a process stuck in the kernel takes longer, and then the end is `interrupted`."""
 CLEANUP_RETRY_S = 1.0

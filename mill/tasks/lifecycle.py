@@ -15,7 +15,7 @@ import attrs
 import structlog
 import trio
 
-from mill.config import KILL_TIMEOUT_S, START_TIMEOUT_S
+from mill.config import KILL_AGAIN_S, KILL_TIMEOUT_S, START_TIMEOUT_S
 from mill.errors import MORE_FILES, OUT_OF_FILES, Interrupted, NoSpace, PullError, RuntimeFault, StartError
 from mill.model import Deadline, Ended, Exit, Kill, Status
 from mill.tasks.marks import Marks
@@ -263,9 +263,11 @@ class _Life:
         with trio.move_on_after(min(kill.grace, hurried.grace)) as self.live.grace_scope:
             return await container.wait(), True
         self.live.grace_scope = None
-        await container.kill(SIGKILL)
         with trio.move_on_after(KILL_TIMEOUT_S):
-            return await container.wait(), True
+            while True:  # the runtime may have refused the signal
+                await container.kill(SIGKILL)
+                with trio.move_on_after(KILL_AGAIN_S):
+                    return await container.wait(), True
         raise Interrupted(
             f"it did not die within {KILL_TIMEOUT_S:g} s of SIGKILL: a process is stuck in the kernel"
         )

@@ -241,6 +241,8 @@ class FakeContainer:
     ip: str | None = "192.0.2.7"
     deleted: bool = False
     before_kill: Callable[[], None] = attrs.field(default=lambda: None)
+    refuses: int = 0
+    """So many signals the runtime refuses."""
     signal_s: float = 0.0
     """How long a signal takes to be delivered."""
     _news: trio.Event = attrs.field(factory=trio.Event)
@@ -272,6 +274,9 @@ class FakeContainer:
         if not self.alive:
             return False
         self.journal.append(f"kill {signal}")
+        if self.refuses:
+            self.refuses -= 1
+            return True
         if signal not in self.program.ignores:
             self.end(128 + signal, after_s=self.program.dies_after_s)
         return True

@@ -212,3 +212,21 @@ async def test_a_kill_does_not_wait_for_a_change_that_a_full_disk_holds(scene: S
             await tasks.kill(task_id, "alice", signal=None, grace=None)
         scene.records.failure = None
         assert (await tasks.wait(task_id, "terminal", 60.0)).reason is Reason.EXIT
+
+
+async def test_a_signal_that_the_runtime_refuses_is_followed_by_others_until_one_is_taken(
+    scene: Scene,
+) -> None:
+    live = scene.live()
+    async with scene.life(live) as over:
+        await wait_status(live, Status.RUNNING)
+        scene.runtime[live.id].refuses = 3
+        await kill(live, grace_s=1.0)
+        await over.wait()
+    assert end_of(live) == (Status.STOPPED, Reason.KILLED)
+    assert [step for step in scene.journal if step.startswith("kill")] == [
+        "kill 15",
+        "kill 9",
+        "kill 9",
+        "kill 9",
+    ]
