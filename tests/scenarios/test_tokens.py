@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from tests.node import MILL, MakeNode, Node
-from tests.scenarios.test_mesh import until
+from tests.scenarios.mesh import until
 
 
 def mill(node: Node, token: str, *args: str) -> subprocess.CompletedProcess[str]:

@@ -159,6 +159,7 @@ class Engine(FakeRuntime):
             program,
             self.journal,
             clock.now(),
+            clock.boottime(),
             trio.current_time() + program.runs_s,
             program.code,
             clock=clock,

@@ -5,7 +5,7 @@ done where they are asked for. Everything else is `mill.store` itself.
 """
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -71,7 +71,9 @@ class InlineStore(Store):
 
     writer: Writer
 
-    async def _read_as(self, make: Callable[[list[Any]], T], sql: str, params: Sequence[Any]) -> T:
+    async def _read_as(
+        self, make: Callable[[list[Any]], T], sql: str, params: Sequence[Any] | Mapping[str, Any]
+    ) -> T:
         await trio.lowlevel.checkpoint()
         return make(self._reader.execute(sql, params).fetchall())
 

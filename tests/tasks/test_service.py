@@ -396,10 +396,3 @@ async def test_a_kill_of_an_ended_task_answers_its_record_and_changes_nothing(sc
         ended, before = await tasks.get(task_id), list(scene.journal)
         assert await tasks.kill(task_id, "admin", signal=None, grace=None) == ended
         assert scene.journal == before
-
-
-async def test_an_id_that_part_of_the_work_is_done_for_is_taken_by_one_spawn(scene: Scene) -> None:
-    scene.runtime.ready = {"busybox": "busybox-made"}
-    async with scene.milld() as tasks:
-        ids = [(await tasks.spawn(REQUEST, {})).id for _ in range(2)]
-    assert ids == ["busybox-made", "busybox-0001"]
