@@ -63,7 +63,7 @@ def test_no_milld_is_one_line(mill: Mill, api: FakeApi) -> None:
 def test_a_name_that_does_not_resolve_is_one_line(mill: Mill, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILL_ADDRESS", "no-such-host.invalid")
     stderr = mill("ps", code=1).stderr
-    assert stderr.startswith("mill: cannot reach milld at http://no-such-host.invalid:4400: ")
+    assert stderr.startswith("mill: cannot reach milld at https://no-such-host.invalid:4400: ")
     assert stderr.count("\n") == 1
 
 
