@@ -29,7 +29,7 @@ def make_app(core: Core) -> QuartTrio:
 
     @app.before_request
     async def authenticate() -> None:
-        needed = scopes.scope_of(app, request.endpoint)
+        needed = scopes.scope_of(app, request.endpoint, request.path)
         if needed is not None:
             token = _caller(core)
             scopes.check(token, needed)

@@ -31,10 +31,24 @@ def _declaring(scope: Scope | None) -> Callable[[V], V]:
     return declare
 
 
-def scope_of(app: Quart, endpoint: str | None) -> Scope | None:
-    """What a request to *endpoint* needs; None for a public one. What leads nowhere needs any token, as `read` says."""
+def scope_of(app: Quart, endpoint: str | None, path: str) -> Scope | None:
+    """What a request to *endpoint* needs; None for a public one, and for a method that a public *path* does not have.
+
+    What leads nowhere needs any token, as `read` says.
+    """
     view = None if endpoint is None else app.view_functions.get(endpoint)
-    return Scope.READ if view is None else getattr(view, _SCOPE)
+    if view is not None:
+        scope: Scope | None = getattr(view, _SCOPE)
+        return scope
+    return None if path.rstrip("/") in _public_paths(app) else Scope.READ
+
+
+def _public_paths(app: Quart) -> set[str]:
+    return {
+        rule.rule
+        for rule in app.url_map.iter_rules()
+        if getattr(app.view_functions.get(rule.endpoint), _SCOPE, Scope.READ) is None
+    }
 
 
 def check_declared(app: Quart) -> None:

@@ -36,6 +36,7 @@ async def test_liveness_needs_no_token_and_says_when_containerd_is_away(
     fake.healthy = False
     answer = await anyone.get("/healthz")
     assert (answer.status_code, answer.json()) == (503, {"status": "containerd does not answer"})
+    assert (await anyone.delete("/healthz")).status_code == 405
 
 
 async def test_the_schema_is_served(api: httpx.AsyncClient) -> None:
