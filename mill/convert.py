@@ -20,10 +20,10 @@ from cattrs.errors import (
     IterableValidationError,
     IterableValidationNote,
 )
-from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from mill.errors import FieldError
-from mill.model import Duration, MountType, Network, PullPolicy, Scope, Size, Time
+from mill.model import Duration, Kept, MountType, Network, PullPolicy, Scope, Size, Time
 from mill.units import parse_duration, parse_size
 
 T = TypeVar("T")
@@ -106,7 +106,9 @@ def _kind_of(value: object) -> str:
 
 def _strict_object(converter: cattrs.Converter) -> Callable[[Any], Callable[[object, Any], Any]]:
     def factory(kind: Any) -> Callable[[object, Any], Any]:
-        inner = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
+        inner = make_dict_structure_fn(
+            kind, converter, _cattrs_forbid_extra_keys=True, extra=override(omit=_is_kept(kind))
+        )
 
         def structure(value: object, _: Any) -> Any:
             if not isinstance(value, Mapping):
@@ -187,20 +189,26 @@ def _make(*, strict: bool) -> cattrs.Converter:
         converter.register_structure_hook_factory(_is_tuple, _strict_list(converter))
         converter.register_structure_hook_factory(_is_mapping, _strict_mapping(converter))
     else:
-        converter.register_structure_hook_factory(_has_extra, lambda kind: _keeping(kind, converter))
-    converter.register_unstructure_hook_factory(_has_extra, lambda kind: _spreading(kind, converter))
+        converter.register_structure_hook_factory(_is_kept, lambda kind: _keeping(kind, converter))
+    converter.register_unstructure_hook_factory(_is_kept, lambda kind: _spreading(kind, converter))
     return converter
 
 
-def _has_extra(kind: Any) -> bool:
-    return attrs.has(kind) and "extra" in attrs.fields_dict(kind)
+def _is_kept(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Kept)
+
+
+def _known(kind: Any) -> frozenset[str]:
+    return frozenset(attrs.fields_dict(kind)) - {"extra"}
 
 
 def _keeping(kind: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
-    known = frozenset(attrs.fields_dict(kind)) - {"extra"}
+    known = _known(kind)
     inner = make_dict_structure_fn(kind, converter)
 
     def structure(value: Any, _: Any) -> Any:
+        if known.issuperset(value):
+            return inner(value, kind)
         said = {key: value[key] for key in value if key in known}
         said["extra"] = {key: value[key] for key in value if key not in known}
         return inner(said, kind)
@@ -209,11 +217,11 @@ def _keeping(kind: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any
 
 
 def _spreading(kind: Any, converter: cattrs.Converter) -> Callable[[Any], dict[str, Any]]:
-    inner = make_dict_unstructure_fn(kind, converter)
+    inner = make_dict_unstructure_fn(kind, converter, extra=override(omit=True))
 
     def unstructure(value: Any) -> dict[str, Any]:
         data = inner(value)
-        return {**data.pop("extra"), **data}
+        return {**value.extra, **data} if value.extra else data
 
     return unstructure
 
@@ -246,7 +254,7 @@ def _first_fault(error: BaseException, path: str) -> FieldError:
         return _first_fault(inner, path + _step(inner, bare=not path))
     if isinstance(error, ForbiddenExtraKeysError):
         key = min(error.extra_fields, key=str)
-        known = ", ".join(sorted(attrs.fields_dict(error.cl))) if attrs.has(error.cl) else ""
+        known = ", ".join(sorted(_known(error.cl))) if attrs.has(error.cl) else ""
         return FieldError(f"{path}.{key}" if path else str(key), f"unknown field; known are: {known}")
     if isinstance(error, FieldError):
         return FieldError(".".join(part for part in (path, error.field) if part), error.message)

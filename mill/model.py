@@ -8,7 +8,7 @@ Over 400 lines because it is the one vocabulary that all packages share.
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import NewType
+from typing import Any, NewType
 
 import attrs
 
@@ -23,6 +23,14 @@ Size = NewType("Size", int)
 
 Duration = NewType("Duration", float)
 """Seconds. From people also ``90s`` or ``1h30m``."""
+
+
+@attrs.frozen
+class Kept:
+    """A value that is kept in SQLite or goes between nodes, where a newer Mill may say more of it than this one knows."""
+
+    extra: Mapping[str, object] = attrs.field(factory=dict, kw_only=True, repr=False, hash=False)
+    """Fields of a newer Mill: kept and passed on. Nobody else may send any."""
 
 
 class Status(StrEnum):
@@ -66,7 +74,7 @@ class MountType(StrEnum):
 
 
 @attrs.frozen
-class Mount:
+class Mount(Kept):
     """One mount of a task. A bind needs `source`, which the node's configuration must allow; `size` is a tmpfs' limit."""
 
     target: str = attrs.field(validator=checks.check_target)
@@ -80,7 +88,7 @@ class Mount:
 
 
 @attrs.frozen
-class Publish:
+class Publish(Kept):
     """A port of a task that the node's own address leads to too. `host` None: a free one, which the record then names."""
 
     port: int = attrs.field(validator=checks.check_task_port)
@@ -96,7 +104,7 @@ DEFAULT_PORT = 8080
 
 
 @attrs.frozen
-class Spec:
+class Spec(Kept):
     """What to run, every default filled in. `env` values are None wherever the spec has left its owner."""
 
     image: str
@@ -120,8 +128,6 @@ class Spec:
     mounts: tuple[Mount, ...] = ()
     read_only: bool = False
     init: bool = False
-    extra: Mapping[str, object] = attrs.field(factory=dict)
-    """Fields of a newer Mill that this one does not know: kept and passed on."""
 
     def without_env_values(self) -> "Spec":
         """As it may be listed, logged or replicated: the names of the environment only."""
@@ -129,7 +135,7 @@ class Spec:
 
 
 @attrs.frozen
-class Draft:
+class Draft(Kept):
     """What a person wrote of a spec: a template, or the inline part of a spawn. None means not said."""
 
     image: str | None = attrs.field(default=None, validator=checks.check_image)
@@ -155,13 +161,19 @@ class Draft:
     init: bool | None = None
 
     def over(self, base: "Draft") -> "Draft":
-        """Laid over *base*: what this draft says wins; `env` and `labels` are merged key by key."""
-        said = {k: v for k, v in attrs.asdict(self, recurse=False).items() if v is not None}
-        for key in ("env", "labels"):
+        """Laid over *base*: what this draft says wins; `env`, `labels` and `extra` are merged key by key."""
+        said = self.said()
+        for key in ("env", "labels", "extra"):
             below = getattr(base, key)
             if below is not None:
                 said[key] = {**below, **said.get(key, {})}
         return attrs.evolve(base, **said)
+
+    def said(self) -> dict[str, Any]:
+        """Its fields by name, without those that are not said."""
+        said = {k: v for k, v in attrs.asdict(self, recurse=False).items() if v is not None}
+        said["extra"] = {k: v for k, v in self.extra.items() if v is not None}
+        return said
 
 
 @attrs.frozen
@@ -221,7 +233,7 @@ class Template:
 
 
 @attrs.frozen
-class Times:
+class Times(Kept):
     """When a task came to each point of its life; None: not yet, not at all (an image that was there is not fetched), not known.
 
     In their order: `created` (asked for), `placed` (taken on by its node), `pull_began`, `unpack_began` (beside the fetching),
@@ -258,7 +270,7 @@ class LayerState(StrEnum):
 
 
 @attrs.frozen
-class LayerProgress:
+class LayerProgress(Kept):
     """One layer of a pull: `done` of its `total` bytes, as the registry keeps them, are here."""
 
     digest: str
@@ -268,7 +280,7 @@ class LayerProgress:
 
 
 @attrs.frozen
-class PullProgress:
+class PullProgress(Kept):
     """Bytes fetched of a pull that is under way; `total` is None and `layers` (bottom first) empty until the manifest is known."""
 
     done: int = 0
@@ -285,7 +297,7 @@ class PullRequest:
 
 
 @attrs.frozen
-class Usage:
+class Usage(Kept):
     """What a running task uses now: cores over the last second or so, bytes of memory (page cache that can go left out)."""
 
     cpu: float
@@ -293,7 +305,7 @@ class Usage:
 
 
 @attrs.frozen
-class Record:
+class Record(Kept):
     """The public truth about one task. Only its owner raises `version`, by one at each change."""
 
     id: str
@@ -315,12 +327,10 @@ class Record:
     peak_memory: int | None = None
     pull: PullProgress | None = None
     usage: Usage | None = None
-    extra: Mapping[str, object] = attrs.field(factory=dict)
-    """Fields of a newer Mill that this one does not know: kept and passed on."""
 
 
 @attrs.frozen
-class Ended:
+class Ended(Kept):
     """How a task ended, before or after it was published."""
 
     status: Status
@@ -335,7 +345,7 @@ class Ended:
 
 
 @attrs.frozen
-class Deadline:
+class Deadline(Kept):
     """A point of the boot-time clock: no wall clock jump and no restart of milld moves it; a reboot voids it."""
 
     boot_id: str
@@ -343,7 +353,7 @@ class Deadline:
 
 
 @attrs.frozen
-class Kill:
+class Kill(Kept):
     """A wish to end a task: *signal* first (None: the task's stop signal), SIGKILL after *grace*."""
 
     by: str
@@ -361,7 +371,7 @@ class Exit:
 
 
 @attrs.frozen
-class Owned:
+class Owned(Kept):
     """What only the owner keeps of a task, beside its record."""
 
     env: Mapping[str, str] = attrs.field(factory=dict)
@@ -371,7 +381,6 @@ class Owned:
     ending: Ended | None = None
     ended: Deadline | None = None
     """When the ending was stored: how long ago that is, no jump of the wall clock can say."""
-    extra: Mapping[str, object] = attrs.field(factory=dict)
 
 
 @attrs.frozen

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import attrs
 import pytest
@@ -19,10 +19,13 @@ from mill.model import (
     Duration,
     Ended,
     Kill,
+    LayerProgress,
+    LayerState,
     Mount,
     MountType,
     Network,
     Owned,
+    Publish,
     PullPolicy,
     PullProgress,
     Reason,
@@ -158,6 +161,43 @@ def test_what_a_newer_mill_says_is_kept_and_passed_on(
     }
 
 
+def classes_in(kind: Any) -> set[Any]:
+    """The classes of all the values that one of *kind* may hold, itself included."""
+    if not attrs.has(kind):
+        return {found for inner in get_args(kind) for found in classes_in(inner)}
+    inner = get_type_hints(kind).values()
+    return {kind}.union(*(classes_in(one) for one in inner))
+
+
+KEPT: dict[Any, Any] = {
+    type(one): one
+    for one in (
+        Record("a", Spec("i", "n"), Status.RUNNING, "n", "n", "a", Times(Time(0.0))),
+        Owned(),
+        Spec("i", "n"),
+        Draft("i", publish=(Publish(80),)),
+        Mount("/x", MountType.TMPFS),
+        Publish(80),
+        Times(Time(0.0)),
+        PullProgress(),
+        LayerProgress("sha256:0", LayerState.DONE, 1, 1),
+        Usage(0.5, 1),
+        Ended(Status.STOPPED, Reason.EXIT),
+        Deadline("boot", 1.0),
+        Kill("admin", Time(0.0), Duration(1.0)),
+    )
+}
+
+
+@pytest.mark.parametrize("kind", sorted((classes_in(Task) - {Task}) | classes_in(Draft), key=str))
+def test_every_value_of_a_row_or_a_template_keeps_and_passes_on_what_a_newer_mill_says(kind: Any) -> None:
+    newer = {"later": [1, {"deep": None}], "extra": {"x": 1}}
+    data = {**over_the_wire(KEPT[kind]), **newer}
+    kept = from_json(kind, data)
+    assert kept == attrs.evolve(KEPT[kind], extra=newer)
+    assert over_the_wire(kept) == data
+
+
 def test_a_record_of_an_older_mill_gets_todays_defaults() -> None:
     data = over_the_wire(Record("a", Spec("i", "n"), Status.RUNNING, "n", "n", "a", Times(Time(0.0))))
     for key in ("oom_kills", "usage", "reason"):
@@ -291,6 +331,9 @@ def test_one_spoilt_field_of_a_good_draft_is_the_one_that_is_blamed(
         ({"imgae": "x"}, "imgae", "unknown field; known are: args, command"),
         ({"mounts": [{"target": "/x", "source": "/y"}, {"tgt": 1}]}, "mounts[1].target", "is missing"),
         ({"mounts": [{"target": "/x", "mode": 1}]}, "mounts[0].mode", "unknown field; known are: read_only"),
+        ({"publish": [{"port": 1, "x": 1}]}, "publish[0].x", "unknown field; known are: host, port"),
+        ({"publish": [{"port": 1, "extra": {}}]}, "publish[0].extra", "unknown field; known are: host, port"),
+        ({"extra": {}}, "extra", "unknown field; known are: args, command, cpu, env, grace, image"),
         ({"mounts": [{"target": "/x"}]}, "mounts[0].source", "a bind mount needs"),
         ({"mounts": ["/x:/y"]}, "mounts[0]", "must be an object, not a string"),
         ({"mounts": {}}, "mounts", "must be a list, not an object"),

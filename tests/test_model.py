@@ -19,6 +19,7 @@ drafts = st.builds(
     cpu=st.none() | st.floats(0.01, 9),
     network=st.none() | st.sampled_from(Network),
     read_only=st.none() | st.booleans(),
+    extra=st.dictionaries(words, words, max_size=3),
 )
 
 
@@ -29,7 +30,7 @@ def test_what_the_upper_draft_says_wins_and_what_it_leaves_open_comes_from_below
     both = upper.over(lower)
     for field in attrs.fields(Draft):
         above, below, got = (getattr(draft, field.name) for draft in (upper, lower, both))
-        if field.name in {"env", "labels"}:
+        if field.name in {"env", "labels", "extra"}:
             said = [part for part in (below, above) if part is not None]
             assert got == ({key: value for part in said for key, value in part.items()} if said else None)
         else:

@@ -99,7 +99,7 @@ async def test_what_was_put_is_there_again_after_reopening(path: Path) -> None:
         make_record("web-1", Status.RUNNING, spec=make_spec(labels={"ä": "\u2028"}, extra={"new": [1]})),
         Owned(env={"KEY": "secret"}, kill=Kill("admin", Time(1.5), Duration(2.0))),
     )
-    template = Template("agent", Draft(image="busybox", memory=Size(2**30), env={"A": "1"}))
+    template = Template("agent", Draft(image="busybox", memory=Size(2**30), env={"A": "1"}, extra={"new": 1}))
     async with opened(path) as store:
         await store.insert(whole)
         await store.put(task("web-2", Status.STOPPED))

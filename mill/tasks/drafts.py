@@ -56,9 +56,7 @@ def finish(draft: Draft, *, allow_mounts: tuple[str, ...]) -> Spec:
             f"a task of network {draft.network} has no address to lead to: leave it out, or use network mesh"
         )
         raise FieldError("publish", text)
-    said = {k: v for k, v in attrs.asdict(draft, recurse=False).items() if v is not None}
-    said["name"] = draft.name or label_of(image.repository)
-    return Spec(**said)
+    return Spec(**{**draft.said(), "name": draft.name or label_of(image.repository)})
 
 
 def _check_allowed(field: str, source: str, allowed: tuple[str, ...]) -> None:

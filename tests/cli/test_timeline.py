@@ -16,7 +16,7 @@ from tests.cli.conftest import COMMAND, Mill
 from tests.client.fake_api import FakeApi
 from tests.client.fake_node import EPOCH
 
-FIELDS = [field.name for field in attrs.fields(Times) if field.name != "created"]
+FIELDS = [field.name for field in attrs.fields(Times) if field.name not in {"created", "extra"}]
 WHOLE = {
     "placed": 0.5, "pull_began": 0.5, "unpack_began": 1, "fetched": 2, "pulled": 2.5, "queued": 2.5, "start_began": 4,
     "snapshot_made": 4.25, "container_made": 4.75, "started": 4.75, "launched": 5, "finished": 9, "cleaned": 10,
@@ -24,7 +24,7 @@ WHOLE = {
 
 
 def made(times: dict[str, float], status: Status = Status.STOPPED) -> Record:
-    known = {name: Time(EPOCH + at) for name, at in times.items()}
+    known: dict[str, Any] = {name: Time(EPOCH + at) for name, at in times.items()}
     record_times = Times(Time(EPOCH), **known)
     return Record("x-ab12", Spec("busybox", "x"), status, "n", "n1", "x-ab12.mill:8080", record_times)
 

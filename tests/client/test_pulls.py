@@ -74,7 +74,7 @@ def test_what_came_before_an_error_is_not_lost_and_all_can_be_had_as_it_came(
     async def body() -> None:
         async with Client(api.address, TOKEN) as mill, mill.pull_image("busybox") as news:
             assert await anext(news) == PullProgress(
-                5, 10, (LayerProgress(DIGEST, LayerState.DOWNLOADING, 5, 10),)
+                5, 10, (LayerProgress(DIGEST, LayerState.DOWNLOADING, 5, 10),), extra={"mood": "good"}
             )
             said.append(news.said)
             with pytest.raises(ProblemError, match="no such tag"):

@@ -3,6 +3,7 @@
 import time
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import attrs
 import pytest
@@ -35,7 +36,7 @@ def phases(counted: Meters) -> dict[str, tuple[float | None, float | None]]:
 
 def at(status: Status, **times: float) -> Record:
     record = make_record(status=status)
-    known = {name: Time(EPOCH + after) for name, after in times.items()}
+    known: dict[str, Any] = {name: Time(EPOCH + after) for name, after in times.items()}
     return attrs.evolve(record, times=attrs.evolve(record.times, **known))
 
 

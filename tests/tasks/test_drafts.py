@@ -83,6 +83,12 @@ def test_the_inline_part_wins_over_the_template_and_maps_are_merged_key_by_key()
     assert draft == Draft(image="busybox", name="agent", cpu=1.0, env={"A": "1", "B": "2"}, labels={"x": "1"})
 
 
+def test_what_a_newer_mill_says_in_a_template_goes_into_the_spec_unless_it_is_null() -> None:
+    template = Draft(image="busybox", extra={"gpus": 1, "later": None})
+    draft, _ = lay_out(SpawnRequest(task="web"), {"web": template})
+    assert finish(draft, allow_mounts=()).extra == {"gpus": 1}
+
+
 def test_the_name_is_the_requests_else_the_templates_else_its_key_else_the_images() -> None:
     templates = {"a": Draft(image="busybox", name="said"), "b": Draft(image="busybox")}
     assert lay_out(SpawnRequest(task="a", name="mine"), templates)[0].name == "mine"
