@@ -105,7 +105,7 @@ class Runtime:
     async def pull(self, spec: Spec, on_progress: Callable[[PullProgress], None], marks: Marks) -> LocalImage:
         """The image; one that is there already is found without the network unless the policy says otherwise."""
         image = await self.images.ensure(spec.image, spec.pull, on_progress=on_progress)
-        marks.fetched, marks.unpack_began = image.fetched, image.unpack_began
+        marks.note(fetched=image.fetched, unpack_began=image.unpack_began)
         return image
 
     async def start(self, task: Task, image: Any, open_pipes: OpenPipes, marks: Marks) -> TaskContainer:
@@ -124,7 +124,7 @@ class Runtime:
             except RpcError as fault:
                 raise start_error(fault) from None
             else:
-                marks.launched = self.clock.now()
+                marks.note(launched=self.clock.now())
                 self._spares.want(task.record.spec.name, task.record.spec.image, image.chain_id)
                 return container(*began, meter)
 
@@ -187,7 +187,7 @@ class Runtime:
                 container_id=task_id, rootfs=mounts, stdout=str(pipes.stdout), stderr=str(pipes.stderr)
             ),
         )
-        marks.container_made = self.clock.now()
+        marks.note(container_made=self.clock.now())
         if self._mesh is not None:
             self._mesh.entered(task_id)
         await self._limit_cpu(task_id, cpu_quota_us(spec.cpu))
@@ -227,7 +227,7 @@ class Runtime:
     ) -> list[types_pb2.Mount]:
         """The mounts of a writable layer over the image, which is looked into when it is new."""
         mounts = await self._prepare(task_id, spec, image.chain_id)
-        marks.snapshot_made = self.clock.now()
+        marks.note(snapshot_made=self.clock.now())
         if (key := _look_of(image)) not in self._looks.seen:
             self._looks.keep(
                 key, await trio.to_thread.run_sync(look, mounts, self._folder(task_id) / "rootfs", key[1])

@@ -131,7 +131,7 @@ class _Life:
         spec, left_s, marks = self.live.task.record.spec, math.inf, Marks()
         if self.status is Status.PULLING:
             left_s, marks = self._remaining_s(self.live.task.owned.pull_deadline), self.live.marks
-            marks.pull_began = self.world.clock.now()
+            marks.note(pull_began=self.world.clock.now())
         try:
             with trio.fail_after(min(left_s, spec.pull_timeout)):
                 return await self.world.runtime.pull(spec, self.live.report, marks)
@@ -142,9 +142,9 @@ class _Life:
     async def _start(self, image: object) -> Container:
         container: Container | None = None
         marks = self.live.marks
-        marks.queued = self.world.clock.now()
+        marks.note(queued=self.world.clock.now())
         async with self.world.starting:
-            marks.start_began = self.world.clock.now()
+            marks.note(start_began=self.world.clock.now())
             with trio.CancelScope(shield=True, deadline=trio.current_time() + START_TIMEOUT_S) as scope:
                 self.live.start_scope = scope
                 try:

@@ -10,19 +10,18 @@ from mill.model import Time, Times
 
 @attrs.define
 class Marks:
-    """As the fields of `Times` of the same names."""
+    """Moments by the names that `Times` has for them."""
 
-    pull_began: Time | None = None
-    unpack_began: Time | None = None
-    fetched: Time | None = None
-    queued: Time | None = None
-    start_began: Time | None = None
-    snapshot_made: Time | None = None
-    container_made: Time | None = None
-    launched: Time | None = None
+    noted: dict[str, Time] = attrs.field(factory=dict)
+
+    def note(self, **moments: Time | None) -> None:
+        """What has come to pass, and when; TypeError if `Times` knows no such moment."""
+        unknown = moments.keys() - attrs.fields_dict(Times).keys()
+        if unknown:
+            raise TypeError(f"no moment of a task: {', '.join(sorted(unknown))}")
+        self.noted |= {name: at for name, at in moments.items() if at is not None}
 
     def onto(self, times: Times) -> Times:
         """*times* with what was noted and is not known there: a task that is resumed keeps what it had."""
-        noted = attrs.asdict(self)
-        fresh = {name: at for name, at in noted.items() if at is not None and getattr(times, name) is None}
-        return attrs.evolve(times, **fresh) if fresh else times
+        fresh = {name: at for name, at in self.noted.items() if getattr(times, name) is None}
+        return attrs.evolve(times, **fresh) if fresh else times  # type: ignore[arg-type]  # moments alone

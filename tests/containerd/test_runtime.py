@@ -234,11 +234,8 @@ async def test_a_start_tells_when_it_came_to_each_of_its_steps(node: Runtime, la
     marks, task = Marks(), lab.task("true")
     before = lab.clock.now()
     container = await lab.start(node, task, marks)
-    assert marks.snapshot_made is not None
-    assert marks.container_made is not None
-    assert marks.launched is not None
-    assert before < marks.snapshot_made < marks.container_made <= container.started <= marks.launched
-    assert marks.launched < lab.clock.now()
+    snapshot, made, launched = (marks.noted[name] for name in ("snapshot_made", "container_made", "launched"))
+    assert before < snapshot < made <= container.started <= launched < lab.clock.now()
     await container.wait()
     await container.delete()
     await node.clean_up(task.record.id)

@@ -130,7 +130,7 @@ class Engine(FakeRuntime):
         if plan.pull_fails:
             raise PullError("not_found", "no such image")
         self.images.add(spec.labels[PLAN_LABEL])
-        marks.fetched = self.clock.now()
+        marks.note(fetched=self.clock.now())
         return spec.image
 
     async def start(self, task: Task, image: object, open_pipes: OpenPipes, marks: Marks) -> FakeContainer:  # noqa: ARG002 -- the port's
@@ -144,7 +144,7 @@ class Engine(FakeRuntime):
             raise
         if plan.start_fails:
             raise StartError("command_not_found", "no such program")
-        marks.launched = self.clock.now()
+        marks.note(launched=self.clock.now())
         return self._launch(task, plan)
 
     def _launch(self, task: Task, plan: Plan) -> FakeContainer:

@@ -337,7 +337,7 @@ class FakeRuntime:
         await trio.sleep(self.pull_s)
         if self.pull_error is not None:
             raise self.pull_error
-        marks.fetched = self.clock.now()
+        marks.note(fetched=self.clock.now())
         return spec.image
 
     def run(self, task_id: str, program: Program | None = None) -> FakeContainer:
@@ -359,7 +359,7 @@ class FakeRuntime:
         assert task.record.id not in self.containers, "a task runs once"
         await open_pipes()
         self.journal.append("start")
-        marks.snapshot_made = self.clock.now()
+        marks.note(snapshot_made=self.clock.now())
         try:
             await trio.sleep(self.start_s)
         except trio.Cancelled:
@@ -370,7 +370,7 @@ class FakeRuntime:
             raise self.start_error
         container = self.run(task.record.id)
         await trio.sleep(self.launch_s)
-        marks.launched = self.clock.now()
+        marks.note(launched=self.clock.now())
         return container
 
     async def adopt(self, task: Task) -> FakeContainer | None:

@@ -1,6 +1,7 @@
 """The times of a life: each point once, riding with the commit of the next state, kept by whoever goes on with the task."""
 
 import attrs
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -20,9 +21,15 @@ def seconds(times: Times) -> dict[str, float]:
 
 def test_marks_fill_what_is_not_known_and_change_nothing_else() -> None:
     times = Times(Time(1.0), pulled=Time(3.0), fetched=Time(2.0))
-    marks = Marks(queued=Time(4.0), fetched=Time(9.0))
+    marks = Marks()
+    marks.note(queued=Time(4.0), fetched=Time(9.0), launched=None)
     assert marks.onto(times) == attrs.evolve(times, queued=Time(4.0))
     assert Marks().onto(times) is times
+
+
+def test_only_a_moment_of_a_tasks_times_can_be_noted() -> None:
+    with pytest.raises(TypeError, match="no moment of a task: lunched"):
+        Marks().note(lunched=Time(1.0))
 
 
 async def test_a_whole_life_has_all_its_times_and_no_commit_more(scene: Scene) -> None:
