@@ -380,7 +380,11 @@ class FakeRuntime:
             raise self.adopt_error
         if self.lost is not None:
             raise Interrupted(self.lost)
-        return self.containers.get(task.record.id)
+        found = self.containers.get(task.record.id)
+        if found is not None and found.deleted:
+            del self.containers[task.record.id]
+            raise Interrupted("its container has no process any more")
+        return found
 
     async def clean_up(self, task_id: str) -> str | None:
         await trio.lowlevel.checkpoint()
