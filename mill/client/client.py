@@ -21,7 +21,7 @@ from mill.client.follow import LogStream
 from mill.client.lines import Moment
 from mill.client.patience import Patience
 from mill.client.pulls import PullStream
-from mill.client.resuming import Resuming
+from mill.client.streaming import Streaming
 from mill.errors import FieldError, MillError
 from mill.model import (
     Draft,
@@ -70,7 +70,7 @@ class Client:
         self._connection = Connection(
             locate(address, token, os.environ, ca), timeout_s=timeout, transport=transport
         )
-        self._streams: set[Resuming[Any] | PullStream] = set()
+        self._streams: set[Streaming] = set()
 
     def __repr__(self) -> str:
         return f"<mill.client.Client of {self.address}>"

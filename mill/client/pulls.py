@@ -6,12 +6,12 @@ It ends with its connection: unlike a log it is not begun anew, for the caller m
 import json
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from mill.client.calls import Call
-from mill.client.connection import ByteStream, Connection, ConnectionBroke
+from mill.client.connection import Connection, ConnectionBroke
 from mill.client.problems import from_object
+from mill.client.streaming import Streaming
 from mill.convert import from_json
 from mill.errors import ProblemError
 from mill.model import Image, PullProgress
@@ -19,7 +19,7 @@ from mill.model import Image, PullProgress
 NDJSON = "application/x-ndjson"
 
 
-class PullStream:
+class PullStream(Streaming):
     """`PullProgress` whenever it has changed, then the `Image`. Leaving early ends a pull that nobody else waits for;
     do so inside ``async with``, or the connection stays open until the client is closed.
     """
@@ -27,22 +27,15 @@ class PullStream:
     def __init__(
         self, connection: Connection, call: Call[Image], forget: Callable[["PullStream"], None]
     ) -> None:
-        self._connection = connection
+        super().__init__(connection, forget)
         self._call = call
         self.said: dict[str, Any] = {}
         """The object, as milld sent it, that was returned or raised last."""
-        self._forget = forget
-        self._body: ByteStream | None = None
         self._ready: deque[tuple[dict[str, Any], PullProgress | Image | ProblemError]] = deque()
         self._rest = b""
-        self._over = False
 
     def __repr__(self) -> str:
-        state = "over" if self._over else "open" if self._body else "to be opened"
-        return f"<PullStream of {self._call.body['image']}: {state}>"
-
-    def __aiter__(self) -> "PullStream":
-        return self
+        return f"<PullStream of {self._call.body['image']}: {self._state()}>"
 
     async def __anext__(self) -> PullProgress | Image:
         while not self._ready:
@@ -64,21 +57,6 @@ class PullStream:
             if isinstance(news, Image):
                 return news
         raise ConnectionBroke("this pull is over, and its image was delivered")
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        self._over = True
-        self._forget(self)
-        body, self._body = self._body, None
-        if body is not None:
-            await body.aclose()
 
     async def _advance(self) -> None:
         if self._body is None:

@@ -6,17 +6,17 @@ The part that `LogStream` and `EventStream` share: they say what to ask for, fro
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mill.client.connection import ByteStream, Connection
 from mill.client.patience import Patience
+from mill.client.streaming import Streaming
 from mill.errors import ConnectionFailed, MillError, ProblemError
 
 T = TypeVar("T")
 
 
-class Resuming(ABC, Generic[T]):
+class Resuming(Streaming, ABC, Generic[T]):
     """Items in their order, each once.
 
     Leave the loop early inside ``async with``, or the connection stays open until the client is closed.
@@ -25,12 +25,9 @@ class Resuming(ABC, Generic[T]):
     def __init__(
         self, connection: Connection, patience: Patience, forget: Callable[["Resuming[Any]"], None]
     ) -> None:
-        self._connection = connection
+        super().__init__(connection, forget)
         self._patience = patience
-        self._forget = forget
         self._ready: deque[T] = deque()
-        self._body: ByteStream | None = None
-        self._over = False
 
     @abstractmethod
     async def _open(self) -> ByteStream:
@@ -43,9 +40,6 @@ class Resuming(ABC, Generic[T]):
     @abstractmethod
     async def _ended(self) -> None:
         """The body is complete and closed: call `aclose`, ask on, or raise what `_bear` is to bear."""
-
-    def __aiter__(self) -> Self:
-        return self
 
     async def __anext__(self) -> T:
         while not self._ready:
@@ -61,22 +55,6 @@ class Resuming(ABC, Generic[T]):
         batch = list(self._ready)
         self._ready.clear()
         return batch
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        self._over = True
-        self._forget(self)
-        await self._drop_body()
-
-    def _state(self) -> str:
-        return "over" if self._over else "open" if self._body else "to be opened"
 
     async def _advance(self) -> None:
         """One step on: some items, or a reconnection, or the end."""
@@ -116,8 +94,3 @@ class Resuming(ABC, Generic[T]):
         except MillError:
             await self.aclose()
             raise
-
-    async def _drop_body(self) -> None:
-        body, self._body = self._body, None
-        if body is not None:
-            await body.aclose()
