@@ -52,6 +52,14 @@ class Attached:
 
 
 @attrs.frozen
+class Mailed:
+    """Another core's words to this node alone, for the core that gave them to `mail` on *node*."""
+
+    node: NodeId
+    payload: bytes
+
+
+@attrs.frozen
 class PathChanged:
     """Which ways from here to *node* and back carry: one that is alive may still be deaf on one of them."""
 
@@ -67,4 +75,4 @@ class Reborn:
     epoch: int
 
 
-Effect = Send | SendStream | Changed | News | Attached | PathChanged | Reborn
+Effect = Send | SendStream | Changed | News | Attached | Mailed | PathChanged | Reborn

@@ -91,6 +91,11 @@ class Election:
         return self._incumbent if self.leads else None
 
     @property
+    def incumbent(self) -> Claim | None:
+        """The claim of whom this node follows or last followed, its own if it leads."""
+        return self._incumbent
+
+    @property
     def voters(self) -> Mapping[NodeId, Voter]:
         return self._voters
 

@@ -19,6 +19,8 @@ MOST_KEY_BYTES = 128
 """What a rumour is about."""
 MOST_RUMOUR_BYTES = 1024 * 1024
 """One core's news, by stream; what is longer is better asked for."""
+MOST_MAIL_BYTES = 4 * 1024 * 1024
+"""What another core says to one member."""
 
 
 @attrs.frozen
@@ -118,7 +120,14 @@ class Sync:
     reply: bool
 
 
-Kind = Ping | Ack | Ask | Told | Gossip | Sync
+@attrs.frozen
+class Mail:
+    """What another core says to its like on one member, opaque here."""
+
+    payload: bytes = attrs.field(repr=lambda payload: f"<{len(payload)} B>")
+
+
+Kind = Ping | Ack | Ask | Told | Gossip | Sync | Mail
 
 
 @attrs.frozen

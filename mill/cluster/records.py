@@ -214,6 +214,10 @@ class Records:
         """What is held of one owner's log."""
         return (self._logs.get(owner) or OwnerLog(owner)).line()
 
+    def verdicts_on(self, owner: NodeId) -> tuple[Verdict, ...]:
+        """In the order in which they decide."""
+        return tuple(self._logs[owner].verdicts) if owner in self._logs else ()
+
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _log(self, owner: NodeId) -> OwnerLog:

@@ -21,12 +21,16 @@ A shell gives `receive` every packet and calls `tick` at `next_deadline`; it car
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
-from mill.cluster.effects import Changed, Effect, News
+from mill.cluster.effects import Changed, Effect, Mailed, News
 from mill.cluster.messages import (
     MOST_KEY_BYTES,
+    MOST_MAIL_BYTES,
     MOST_RUMOUR_BYTES,
     Ack,
     Ask,
+    Body,
+    Claim,
+    Mail,
     Packet,
     Ping,
     Rumour,
@@ -117,6 +121,8 @@ class Swim:
                 self._probes.receive_told(message, kind)
             elif isinstance(kind, Sync) and kind.reply and message.speaker in self.members:
                 self._sync(self.members[message.speaker].peer.address, reply=False)
+            elif isinstance(kind, Mail) and message.speaker in self.members:
+                self._voice.effects.append(Mailed(message.speaker, kind.payload))
         return self._done()
 
     def _wake(self, now: float) -> None:
@@ -153,6 +159,19 @@ class Swim:
         if not self._joining:
             self._joining = True
             self._join()
+        return self._done()
+
+    def remember(self, members: Iterable[Member], now: float) -> list[Effect]:
+        """Those that the disk knows from an earlier life, for down until they are heard of: any word about the life that they
+        were in counts for more, and they have a say in what is a majority.
+        """
+        self._wake(now)
+        for member in members:
+            if member.id != self.me.id and member.state is not MemberState.LEFT:
+                peer = member.peer
+                body = Body(peer.name, peer.host, peer.port, 0, member.joined_term, member.meta)
+                claim = Claim(member.id, max(0, peer.epoch - 1), 0, MemberState.DOWN, body)
+                self._opinions.apply(claim, told_by=self.me.id)
         return self._done()
 
     def _join(self) -> None:
@@ -228,6 +247,16 @@ class Swim:
         """Ask one member at once; its answer comes as `Attached`. `KeyError` for unknown ones."""
         self._wake(now)
         self._probes.ping(node)
+        return self._done()
+
+    def mail(self, node: NodeId, payload: bytes, now: float, *, by_stream: bool = True) -> list[Effect]:
+        """Say something to one member, which gets it as `Mailed`; by stream also if it is long. `KeyError` for unknown ones."""
+        if len(payload) > MOST_MAIL_BYTES:
+            raise ValueError(f"mail of {len(payload)} bytes, {MOST_MAIL_BYTES} are allowed")
+        self._wake(now)
+        voice = self._voice
+        by_stream = by_stream or len(payload) > self._tuning.rumour_bytes
+        voice.send(voice.address(node), Mail(payload), voice.about(node), by_stream=by_stream)
         return self._done()
 
     def broadcast(self, key: str, payload: bytes, now: float) -> list[Effect]:

@@ -4,7 +4,17 @@ from collections.abc import Callable
 
 from mill.cluster.broadcasts import CLAIM_BYTES, Broadcasts
 from mill.cluster.effects import Effect, Send, SendStream
-from mill.cluster.messages import MOST_ATTACHMENT_BYTES, Ack, Claim, Gossip, Kind, Packet, Ping, Rumour
+from mill.cluster.messages import (
+    MOST_ATTACHMENT_BYTES,
+    Ack,
+    Claim,
+    Gossip,
+    Kind,
+    Mail,
+    Packet,
+    Ping,
+    Rumour,
+)
 from mill.cluster.table import Table
 from mill.cluster.timers import Timers
 from mill.cluster.tuning import Tuning
@@ -62,6 +72,8 @@ class Voice:
             room = self.tuning.datagram_bytes - HEAD_BYTES
             if isinstance(kind, Ping | Ack):
                 room -= len(kind.attachment)
+            elif isinstance(kind, Mail) and not by_stream:
+                room -= len(kind.payload)
             claims, rumours = self.broadcasts.pick(
                 room if about is None else room - CLAIM_BYTES, self.repeats
             )

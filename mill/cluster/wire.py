@@ -6,13 +6,14 @@ here is left out; a packet of an unknown kind cannot be read.
 
 from collections.abc import Callable
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from mill.cluster.messages import (
     MOST_ATTACHMENT_BYTES,
     MOST_BODY_BYTES,
     MOST_KEY_BYTES,
+    MOST_MAIL_BYTES,
     MOST_RUMOUR_BYTES,
     Ack,
     Ask,
@@ -20,6 +21,7 @@ from mill.cluster.messages import (
     Claim,
     Gossip,
     Kind,
+    Mail,
     Packet,
     Ping,
     Rumour,
@@ -80,6 +82,9 @@ def _set_kind(made: pb.Packet, kind: Kind) -> None:
         case Sync(reply):
             made.sync.SetInParent()
             made.sync.reply = reply
+        case Mail(payload):
+            made.mail.payload = payload
+            made.mail.SetInParent()
 
 
 def _encode_claim(claim: Claim) -> pb.Claim:
@@ -114,9 +119,9 @@ def decode(data: bytes) -> Packet:
         raise BadPacket("a packet of an unknown kind; is its speaker a newer Mill?")
     known = {state.value for state in MemberState}
     return Packet(
-        _id(read.speaker),
-        _number(read.epoch),
-        _number(read.incarnation),
+        node_id(read.speaker),
+        number(read.epoch),
+        number(read.incarnation),
         _KINDS[kind](getattr(read, kind)),
         tuple(_claim(claim) for claim in read.claims if claim.state in known),
         tuple(_rumour(rumour) for rumour in read.rumours),
@@ -127,50 +132,63 @@ def _claim(read: pb.Claim) -> Claim:
     if len(read.accusers) > MOST_ACCUSERS or read.away_ms > MOST_AWAY_MS:
         raise BadPacket("a claim out of bounds")
     return Claim(
-        _id(read.node),
-        _number(read.epoch),
-        _number(read.incarnation),
+        node_id(read.node),
+        number(read.epoch),
+        number(read.incarnation),
         MemberState(read.state),
         _body(read.body) if read.HasField("body") else None,
-        tuple(_id(node) for node in read.accusers),
+        tuple(node_id(node) for node in read.accusers),
         read.away_ms / 1000,
     )
 
 
 def _body(read: pb.Body) -> Body:
-    extra = b""
-    if len(UnknownFieldSet(read)):
-        rest = pb.Body()
-        rest.CopyFrom(read)
-        for field in rest.DESCRIPTOR.fields:
-            rest.ClearField(field.name)
-        extra = rest.SerializeToString(deterministic=True)
     if read.ByteSize() > MOST_BODY_BYTES or not 0 < read.port <= _MOST_PORT or not read.host:
         raise BadPacket("a member's body out of bounds")
     return Body(
-        read.name, read.host, read.port, _number(read.said), _number(read.joined_term), dict(read.meta), extra
+        read.name,
+        read.host,
+        read.port,
+        number(read.said),
+        number(read.joined_term),
+        dict(read.meta),
+        unknown(read),
     )
 
 
 def _rumour(read: pb.Rumour) -> Rumour:
-    payload = _bounded(read.payload, MOST_RUMOUR_BYTES)
-    _bounded(read.key.encode(), MOST_KEY_BYTES)
-    return Rumour(_id(read.origin), _number(read.epoch), _number(read.number), read.key, payload)
+    payload = bounded(read.payload, MOST_RUMOUR_BYTES)
+    bounded(read.key.encode(), MOST_KEY_BYTES)
+    return Rumour(node_id(read.origin), number(read.epoch), number(read.number), read.key, payload)
 
 
-def _id(raw: bytes) -> NodeId:
+# -- what the other codecs of the cluster use, too ------------------------------------------------------------------
+
+
+def unknown(read: Message) -> bytes:
+    """What a newer Mill says beside, as it stands on the wire."""
+    if not len(UnknownFieldSet(read)):
+        return b""
+    rest = type(read)()
+    rest.CopyFrom(read)
+    for field in rest.DESCRIPTOR.fields:
+        rest.ClearField(field.name)
+    return rest.SerializeToString(deterministic=True)
+
+
+def node_id(raw: bytes) -> NodeId:
     if len(raw) != NODE_ID_BYTES:
         raise BadPacket(f"a node id of {len(raw)} bytes")
     return NodeId(raw.hex())
 
 
-def _number(value: int) -> int:
+def number(value: int) -> int:
     if value > MOST_NUMBER:
         raise BadPacket(f"a number out of bounds: {value}")
     return value
 
 
-def _bounded(raw: bytes, most: int) -> bytes:
+def bounded(raw: bytes, most: int) -> bytes:
     if len(raw) > most:
         raise BadPacket(f"{len(raw)} bytes where {most} are allowed")
     return raw
@@ -178,11 +196,12 @@ def _bounded(raw: bytes, most: int) -> bytes:
 
 _KINDS: dict[str, Callable[..., Kind]] = {
     "ping": lambda it: Ping(
-        _number(it.number), _id(it.target), _bounded(it.attachment, MOST_ATTACHMENT_BYTES), it.by_stream
+        number(it.number), node_id(it.target), bounded(it.attachment, MOST_ATTACHMENT_BYTES), it.by_stream
     ),
-    "ack": lambda it: Ack(_number(it.number), it.digest, _bounded(it.attachment, MOST_ATTACHMENT_BYTES)),
-    "ask": lambda it: Ask(_number(it.number), _id(it.target)),
-    "told": lambda it: Told(_number(it.number), _id(it.target), it.answered),
+    "ack": lambda it: Ack(number(it.number), it.digest, bounded(it.attachment, MOST_ATTACHMENT_BYTES)),
+    "ask": lambda it: Ask(number(it.number), node_id(it.target)),
+    "told": lambda it: Told(number(it.number), node_id(it.target), it.answered),
     "gossip": lambda _: Gossip(),
     "sync": lambda it: Sync(it.reply),
+    "mail": lambda it: Mail(bounded(it.payload, MOST_MAIL_BYTES)),
 }

@@ -3,7 +3,7 @@
 import pytest
 
 from mill.cluster import wire
-from mill.cluster.effects import Changed, News, PathChanged
+from mill.cluster.effects import Changed, Mailed, News, PathChanged
 from mill.cluster.messages import Packet, Sync
 from mill.cluster.tuning import Tuning
 from mill.cluster.values import MemberState, NodeId
@@ -218,3 +218,40 @@ def test_a_joiner_gets_everything_in_one_copy_and_changes_are_told_as_effects() 
         if change.new and change.new.id == newcomer.id and change.old is None
     ]
     assert len(seen) == 6
+
+
+@pytest.mark.parametrize("by_stream", [False, True])
+def test_mail_comes_to_the_one_it_is_for_and_to_nobody_else(*, by_stream: bool) -> None:
+    fleet = Fleet(3, 1)
+    fleet.settle()
+    one, two, _ = fleet.nodes
+    fleet.act(one, lambda swim, now: swim.mail(two.id, b"for you", now, by_stream=by_stream))
+    fleet.simulator.run(1.0)
+    mailed = [(node, effect) for _, node, effect in fleet.others if isinstance(effect, Mailed)]
+    assert mailed == [(two, Mailed(one.id, b"for you"))]
+
+
+def test_remembered_members_are_down_until_they_are_heard_of() -> None:
+    fleet = Fleet(3, 1)
+    fleet.settle()
+    one, two, three = fleet.nodes
+    for node in (two, three):  # so that the life before the remembered one is one that there was
+        fleet.crash(node)
+        fleet.start(node)
+    fleet.settle()
+    assert one.swim is not None
+    remembered = tuple(one.swim.members.values())
+    fleet.crash(one)
+    fleet.crash(three)
+    fleet.simulator.run(1.0)
+    fleet.start(one, seeds=())
+    fleet.act(one, lambda swim, now: swim.remember(remembered, now))
+    assert {m.id: m.state for m in one.swim.members.values()} == {
+        one.id: MemberState.ALIVE,
+        two.id: MemberState.DOWN,
+        three.id: MemberState.DOWN,
+    }
+    fleet.simulator.run(60.0)
+    assert one.swim.members[two.id].state is MemberState.ALIVE
+    assert one.swim.members[three.id].state is MemberState.DOWN
+    assert fleet.false_deaths() == []

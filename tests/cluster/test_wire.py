@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mill.cluster import messages, proto, wire
-from mill.cluster.messages import Ack, Ask, Body, Claim, Gossip, Packet, Ping, Rumour, Sync, Told
+from mill.cluster.messages import Ack, Ask, Body, Claim, Gossip, Mail, Packet, Ping, Rumour, Sync, Told
+from mill.cluster.proto import engine_pb2
 from mill.cluster.proto import swim_pb2 as pb
 from mill.cluster.values import MemberState, NodeId
 from mill.containerd.proto import generate
@@ -46,6 +47,7 @@ kinds = st.one_of(
     st.builds(Told, numbers, ids, st.booleans()),
     st.just(Gossip()),
     st.builds(Sync, st.booleans()),
+    st.builds(Mail, st.binary(max_size=100)),
 )
 packets = st.builds(
     Packet,
@@ -158,6 +160,7 @@ def test_only_the_declared_error_leaves_the_decoder() -> None:
         Told(1, ME, answered=True),
         Gossip(),
         Sync(reply=True),
+        Mail(b"letter"),
     )
     pool = [wire.encode(Packet(ME, 3, 4, kind, SAMPLE.claims, SAMPLE.rumours)) for kind in kinds]
     end = time.monotonic() + FUZZ_S
@@ -176,20 +179,22 @@ def test_only_the_declared_error_leaves_the_decoder() -> None:
     assert 0 < read < tried
 
 
-def test_the_generated_module_says_what_its_proto_file_says() -> None:
-    committed, fresh = FileDescriptorProto(), FileDescriptorProto()
-    pb.DESCRIPTOR.CopyToProto(committed)
-    fresh.CopyFrom(generate.descriptors()["mill/cluster/proto/swim.proto"])
-    for file in (committed, fresh):
-        for message in [
-            *file.message_type,
-            *(inner for outer in file.message_type for inner in outer.nested_type),
-        ]:
-            for field in message.field:
-                field.ClearField("json_name")  # spelled out in a set, left to be derived at run time
-    assert committed.SerializeToString(deterministic=True) == fresh.SerializeToString(deterministic=True)
+def test_the_generated_modules_say_what_their_proto_files_say() -> None:
+    descriptors = generate.descriptors()
+    for module, name in ((pb, "swim"), (engine_pb2, "engine")):
+        committed, fresh = FileDescriptorProto(), FileDescriptorProto()
+        module.DESCRIPTOR.CopyToProto(committed)
+        fresh.CopyFrom(descriptors[f"mill/cluster/proto/{name}.proto"])
+        for file in (committed, fresh):
+            for message in [
+                *file.message_type,
+                *(inner for outer in file.message_type for inner in outer.nested_type),
+            ]:
+                for field in message.field:
+                    field.ClearField("json_name")  # spelled out in a set, left to be derived at run time
+        assert committed.SerializeToString(deterministic=True) == fresh.SerializeToString(deterministic=True)
     directory = Path(str(proto.__file__)).parent
-    assert [path.stem for path in directory.glob("*.proto")] == ["swim"]
+    assert sorted(path.stem for path in directory.glob("*.proto")) == ["engine", "swim"]
     assert {value.name: value.number for value in pb.State.DESCRIPTOR.values} == {
         state.name: state.value for state in MemberState
     }

@@ -21,7 +21,7 @@ DOWN: State
 LEFT: State
 
 class Packet(_message.Message):
-    __slots__ = ("speaker", "epoch", "incarnation", "claims", "rumours", "ping", "ack", "ask", "told", "gossip", "sync")
+    __slots__ = ("speaker", "epoch", "incarnation", "claims", "rumours", "ping", "ack", "ask", "told", "gossip", "sync", "mail")
     SPEAKER_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,7 @@ class Packet(_message.Message):
     TOLD_FIELD_NUMBER: _ClassVar[int]
     GOSSIP_FIELD_NUMBER: _ClassVar[int]
     SYNC_FIELD_NUMBER: _ClassVar[int]
+    MAIL_FIELD_NUMBER: _ClassVar[int]
     speaker: bytes
     epoch: int
     incarnation: int
@@ -44,7 +45,8 @@ class Packet(_message.Message):
     told: Told
     gossip: Gossip
     sync: Sync
-    def __init__(self, speaker: _Optional[bytes] = ..., epoch: _Optional[int] = ..., incarnation: _Optional[int] = ..., claims: _Optional[_Iterable[_Union[Claim, _Mapping]]] = ..., rumours: _Optional[_Iterable[_Union[Rumour, _Mapping]]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., told: _Optional[_Union[Told, _Mapping]] = ..., gossip: _Optional[_Union[Gossip, _Mapping]] = ..., sync: _Optional[_Union[Sync, _Mapping]] = ...) -> None: ...
+    mail: Mail
+    def __init__(self, speaker: _Optional[bytes] = ..., epoch: _Optional[int] = ..., incarnation: _Optional[int] = ..., claims: _Optional[_Iterable[_Union[Claim, _Mapping]]] = ..., rumours: _Optional[_Iterable[_Union[Rumour, _Mapping]]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., told: _Optional[_Union[Told, _Mapping]] = ..., gossip: _Optional[_Union[Gossip, _Mapping]] = ..., sync: _Optional[_Union[Sync, _Mapping]] = ..., mail: _Optional[_Union[Mail, _Mapping]] = ...) -> None: ...
 
 class Claim(_message.Message):
     __slots__ = ("node", "epoch", "incarnation", "state", "body", "accusers", "away_ms")
@@ -150,3 +152,9 @@ class Sync(_message.Message):
     REPLY_FIELD_NUMBER: _ClassVar[int]
     reply: bool
     def __init__(self, reply: _Optional[bool] = ...) -> None: ...
+
+class Mail(_message.Message):
+    __slots__ = ("payload",)
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    payload: bytes
+    def __init__(self, payload: _Optional[bytes] = ...) -> None: ...
