@@ -4,6 +4,7 @@ The election and the verdicts decide; this carries out what they want, through t
 since the membership's own probes come round too seldom in a large cluster. `engine` calls this.
 """
 
+import math
 from functools import partial
 
 import attrs
@@ -198,8 +199,8 @@ class Reign:
         for node, voter in self.election.voters.items():
             if node == self._post.me or not voter.present:
                 continue
-            asked_at = self._asked_at.get(node, now - tuning.ask_every_s)
-            answered = self._answered_at.get(node, asked_at - 1) >= asked_at
+            asked_at = self._asked_at.get(node, -math.inf)
+            answered = self._answered_at.get(node, -math.inf) >= asked_at
             if now - asked_at >= (tuning.ask_every_s if answered else tuning.ask_again_s):
                 self._asked_at[node] = now
                 self._post.ping(node)

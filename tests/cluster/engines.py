@@ -195,7 +195,9 @@ class Engines:
         began = self.now
         while not done():
             assert self.now - began < within, f"not within {within:g} s\n" + "\n".join(
-                f"{node.name} {node.engine!r}" for node in self.up
+                f"{node.name} {node.core.led} partial={node.core.partial} {node.core.records.head_hash():x} "
+                f"{node.core.settings.hash():x} {node.engine!r}"
+                for node in self.up
             )
             self.simulator.run(step_s)
         return self.now - began

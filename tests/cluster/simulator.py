@@ -175,9 +175,8 @@ class Simulator:
             what()
         elif source is None:  # its own deadline
             if host.wake == self.now and host.core is not None:
-                if host.paused:
-                    host.wake = float("inf")
-                else:
+                host.wake = float("inf")
+                if not host.paused:  # what is due again at this very moment is one more event
                     self.carry_out(host, host.core.tick(self.now))
         elif host.core is None:
             return

@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from functools import partial
+from random import Random
 
 import pytest
 
 from mill.cluster.entries import ENDED, RUNNING
 from mill.cluster.replication import NotReady
-from tests.cluster.engines import Engines
+from tests.cluster.engines import Engines, Node
 from tests.cluster.simulator import Link
 
 LONG = bool(os.environ.get("MILL_LONG"))
@@ -182,6 +183,56 @@ def test_a_disk_that_was_rolled_back_hears_of_its_own_tasks_before_it_writes() -
     fleet.put(node, "late", ENDED)
     fleet.settle()
     assert all(n.core.records.lookup("late").entry.terminal for n in fleet.nodes)  # type: ignore[union-attr]
+
+
+def disturb(fleet: Engines, rng: Random) -> None:
+    """One thing that the world does: a crash, a restart, a partition, a heal, a stop of up to 25 s, or nothing."""
+    node = rng.choice(fleet.nodes)
+    simulator = fleet.simulator
+    match rng.randrange(8):
+        case 0 if node.engine is not None:
+            fleet.crash(node)
+        case 1 | 2 if node.engine is None:
+            fleet.start(node)
+        case 3:
+            halves: list[list[Node]] = [[], []]
+            for each in fleet.nodes:
+                halves[rng.randrange(2)].append(each)
+            fleet.partition(*halves)
+        case 4:
+            simulator.heal()
+        case 5 if node.engine is not None:
+            simulator.pause(node.address)
+            simulator.run(rng.choice([1, 5, 25]))
+            simulator.resume(node.address)
+
+
+def work(fleet: Engines, rng: Random, number: int) -> None:
+    """Every node that may begins a task, and perhaps ends one."""
+    for node in fleet.up:
+        if node.core.ready:
+            fleet.put(node, f"{node.name}-{number}", RUNNING)
+            live = [view.entry for view in node.core.records.tasks(node.id) if not view.entry.terminal]
+            if rng.random() < 0.5:
+                fleet.put(node, rng.choice(live).task, ENDED)
+
+
+@pytest.mark.parametrize("seed", range(100 if LONG else 2))
+def test_whatever_happens_the_rules_hold_and_in_the_end_all_is_one(seed: int) -> None:
+    rng = Random(seed)
+    fleet = Engines(rng.choice([3, 4, 5]), seed, Link(loss=rng.choice([0.0, 0.1, 0.3])))
+    fleet.settle()
+    for number in range(40 if LONG else 15):
+        fleet.simulator.run(rng.random() * 12)
+        disturb(fleet, rng)
+        work(fleet, rng, number)
+    fleet.simulator.heal()
+    fleet.simulator.link.loss = 0.0
+    for node in fleet.nodes:
+        if node.engine is None:
+            fleet.start(node)
+    took_s = fleet.settle(35.0)
+    print(f"\n{len(fleet.nodes)} nodes: one after {took_s:.1f} s, {len(fleet.verdicts)} verdicts")
 
 
 def trace(seed: int) -> str:
