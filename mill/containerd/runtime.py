@@ -113,7 +113,7 @@ class Runtime:
         self.images.use(image.ref)
         while True:
             container = await self._create(task, image, open_pipes, marks)
-            await trio.to_thread.run_sync(_touch, self._folder(task.record.id) / STARTED_NAME)
+            await trio.to_thread.run_sync(self._mark(task.record.id).touch)
             began = self.clock.now(), self.clock.boottime()  # not after the call: it may have ended by then
             try:
                 meter = await self._begin(task.record.id)
@@ -334,7 +334,10 @@ class Runtime:
             raise Interrupted(
                 "its container has no process any more: the host was rebooted or the runtime lost it"
             )
-        if process.status == task_pb2.CREATED:
+        if (
+            process.status == task_pb2.CREATED
+        ):  # known only as long as it is there: its mark goes before it does
+            await trio.to_thread.run_sync(partial(self._mark(task_id).unlink, missing_ok=True))
             await self.clean_up(task_id)
             return None
         stop_signal = _stop_signal(record.container.labels.get("mill.stop-signal", ""))
@@ -359,7 +362,7 @@ class Runtime:
         same_boot = spawned is not None and spawned.boot_id == self.clock.boot_id
         if task.record.status is not Status.STARTING or not same_boot:
             return True
-        return await trio.to_thread.run_sync((self._folder(task.record.id) / STARTED_NAME).exists)
+        return await trio.to_thread.run_sync(self._mark(task.record.id).exists)
 
     def _has_deleted(self, task_id: str) -> None:
         self._running.forget(task_id)
@@ -402,9 +405,8 @@ class Runtime:
     def _folder(self, task_id: str) -> Path:
         return self.data_dir / TASKS_NAME / task_id
 
-
-def _touch(path: Path) -> None:
-    path.touch()
+    def _mark(self, task_id: str) -> Path:
+        return self._folder(task_id) / STARTED_NAME
 
 
 def _look_of(image: LocalImage) -> tuple[str, tuple[str, ...]]:

@@ -143,6 +143,32 @@ async def test_without_a_process_only_what_was_certainly_never_started_may_start
     assert await lab.left(node, task.record.id) == []
 
 
+async def test_a_milld_that_dies_as_it_undoes_what_never_started_leaves_no_doubt_that_it_never_did(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three millds: the first dies between Create and Start, the next when it has removed the half of it."""
+    original = Session.call
+    fatal: Any = rpcs.TASKS_START
+
+    async def call(self: Session, rpc: Any, request: Any, **options: Any) -> Any:
+        if rpc is fatal:
+            raise KeyboardInterrupt
+        return await original(self, rpc, request, **options)
+
+    task = lab.task("sleep", "1000")
+    deadline = Deadline(lab.clock.boot_id, 0.0)
+    task = attrs.evolve(task, owned=attrs.evolve(task.owned, pull_deadline=deadline))
+    monkeypatch.setattr(Session, "call", call)
+    with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True):
+        await lab.start(lab.runtime(), task)
+    fatal = rpcs.CONTAINERS_DELETE
+    with pytest.raises(KeyboardInterrupt):
+        await lab.runtime().adopt(task)
+    monkeypatch.undo()
+    assert await lab.runtime().adopt(task) is None
+    assert await lab.left(lab.runtime(), task.record.id) == []
+
+
 async def test_the_record_carries_what_is_needed_to_build_ours_again(lab: Lab, node: Runtime) -> None:
     task = lab.task("sleep", "1000", env={"SECRET": "x"}, labels={"a": "b"})
     container = await lab.start(node, task)
