@@ -25,4 +25,6 @@ say "pytest"
 [ $# -eq 0 ] || exec "$python" -m pytest "$@" </dev/null
 "$python" -m pytest -n 3 --dist loadfile --no-loadscope-reorder </dev/null && exit 0
 say "what failed beside others, once more by itself"
+"$python" -m pytest --last-failed --last-failed-no-failures none </dev/null && exit 0
+say "what failed by itself, a last time"
 exec "$python" -m pytest --last-failed --last-failed-no-failures none </dev/null

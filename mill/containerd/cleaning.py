@@ -17,6 +17,7 @@ from mill.containerd.node_cgroups import NodeCgroups
 from mill.containerd.proto import containers_pb2, snapshots_pb2
 from mill.containerd.rootfs import unmount
 from mill.containerd.session import Session
+from mill.containerd.spares import SPARE_LABEL
 
 SHIM_SOCKETS = Path("/run/containerd/s")
 """Where containerd's shims listen; the name is a hash of containerd's socket, the namespace and the id."""
@@ -71,8 +72,13 @@ def _remove_files(session: Session, cgroups: NodeCgroups, folder: Path) -> None:
     (SHIM_SOCKETS / shim).unlink(missing_ok=True)  # a shim that was killed leaves it behind
 
 
-async def owned(session: Session, cgroups: NodeCgroups, tasks: Path, node_id: str) -> set[str]:
-    """The ids of all tasks that something is there of: containers, snapshots, cgroups, folders in *tasks*."""
+async def owned(
+    session: Session, cgroups: NodeCgroups, tasks: Path, node_id: str
+) -> tuple[set[str], set[str]]:
+    """The ids of all tasks that something is there of: containers, snapshots, cgroups, folders in *tasks*.
+
+    Apart from them, those of which there is at most a layer that was made ahead.
+    """
     label = f'labels."mill.node"=={node_id}'
     containers = await patiently(
         session,
@@ -81,10 +87,12 @@ async def owned(session: Session, cgroups: NodeCgroups, tasks: Path, node_id: st
     request = snapshots_pb2.ListSnapshotsRequest(snapshotter=session.features.snapshotter, filters=[label])
     answers = await patiently(session, lambda: session.collect(rpcs.SNAPSHOTS_LIST, request))
     found = {container.id for container in containers.containers}
-    found |= {info.name for answer in answers for info in answer.info if info.kind == snapshots_pb2.ACTIVE}
+    layers = [info for answer in answers for info in answer.info if info.kind == snapshots_pb2.ACTIVE]
+    found |= {info.name for info in layers if SPARE_LABEL not in info.labels}
     found |= cgroups.task_ids()
     found |= await trio.to_thread.run_sync(_names_in, tasks)
-    return {task_id for task_id in found if not task_id.startswith(_UNPACKING)}
+    spare = {info.name for info in layers if SPARE_LABEL in info.labels} - found
+    return {task_id for task_id in found if not task_id.startswith(_UNPACKING)}, spare
 
 
 def _names_in(folder: Path) -> set[str]:

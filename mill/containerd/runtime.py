@@ -31,7 +31,7 @@ from mill.containerd.proto import containers_pb2, runc_pb2, task_pb2, tasks_pb2,
 from mill.containerd.rootfs import Looks, look
 from mill.containerd.running import Running
 from mill.containerd.session import Session
-from mill.containerd.spares import Spares, prepare
+from mill.containerd.spares import Spares, prepare, remove
 from mill.containerd.spec import CPU_PERIOD_US, Host, build, cpu_quota_us, environment
 from mill.containerd.together import finishing, together
 from mill.convert import to_json
@@ -246,14 +246,16 @@ class Runtime:
             )
 
     async def _prepare(self, task_id: str, spec: Spec, chain_id: str) -> list[types_pb2.Mount]:
-        """The task's writable layer: a spare one, or made now; what is left of one half made goes first."""
+        """The task's writable layer: a spare one, or made now."""
         spare = self._spares.take(spec.name, spec.image, task_id, chain_id)
         if spare is not None:
             return spare
         try:
             return await prepare(self.session, self.node_id, task_id, chain_id)
-        except RpcAlreadyExists:
-            await self.clean_up(task_id)
+        except (
+            RpcAlreadyExists
+        ):  # made ahead on what the image was before; its record is being made meanwhile
+            await remove(self.session, task_id)
             return await prepare(self.session, self.node_id, task_id, chain_id)
 
     async def _create_record(
@@ -380,12 +382,14 @@ class Runtime:
         return why
 
     async def sweep(self, known: Callable[[str], bool]) -> list[str]:
-        """Whatever carries this node's id and belongs to no known task."""
-        found = await cleaning.owned(self.session, self.cgroups, self.data_dir / TASKS_NAME, self.node_id)
-        stray = sorted(task_id for task_id in found if not known(task_id))
+        """Whatever carries this node's id and belongs to no known task; layers made ahead are not worth telling."""
+        found, spare = await cleaning.owned(
+            self.session, self.cgroups, self.data_dir / TASKS_NAME, self.node_id
+        )
+        stray = sorted(task_id for task_id in found | spare if not known(task_id))
         for task_id in stray:
             await self.clean_up(task_id)
-        return stray
+        return [task_id for task_id in stray if task_id in found]
 
     def usage(self) -> Mapping[str, Usage]:
         return self._running.usage()

@@ -6,6 +6,7 @@ known task, and swept as such. `runtime` owns the one `Spares`.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import attrs
 import trio
@@ -41,6 +42,12 @@ async def prepare(
     return list((await session.call(rpcs.SNAPSHOTS_PREPARE, request)).mounts)
 
 
+async def remove(session: Session, task_id: str) -> None:
+    """The task's layer is gone; nothing has it mounted."""
+    request = snapshots_pb2.RemoveSnapshotRequest(snapshotter=session.features.snapshotter, key=task_id)
+    await session.call(rpcs.SNAPSHOTS_REMOVE, request)
+
+
 @attrs.frozen
 class _Spare:
     task_id: str
@@ -69,21 +76,21 @@ class Spares:
     def id_for(self, name: str, image: str) -> str | None:
         """What the next task of them may be called: then its layer is there."""
         spare = self._ready.get((name, image))
-        return spare.task_id if spare else None
+        if spare is None or spare.connection is not self._session.connection:
+            return None  # one that a containerd made which has gone since is not trusted
+        return spare.task_id
 
     def take(self, name: str, image: str, task_id: str, chain_id: str) -> list[types_pb2.Mount] | None:
-        """The task's layer, if there is one that fits. One that a containerd made which has gone since is not trusted."""
+        """The task's layer, if it was made ahead on that image."""
         spare = self._ready.get((name, image))
         if spare is None or spare.task_id != task_id:
             return None
         del self._ready[name, image]
-        if spare.chain_id != chain_id or spare.connection is not self._session.connection:
-            return None
-        return spare.mounts
+        return spare.mounts if spare.chain_id == chain_id else None
 
     def want(self, name: str, image: str, chain_id: str) -> None:
         """Have one ready soon; a snapshotter that copies whole images makes none ahead."""
-        if (name, image) not in self._ready and self._session.features.overlayfs:
+        if self.id_for(name, image) is None and self._session.features.overlayfs:
             self._wanted[name, image] = chain_id
             self._news.set()
 
@@ -115,8 +122,9 @@ class Spares:
 
     async def _make(self, key: Key, chain_id: str) -> None:
         async with self._one_at_a_time:
-            if key in self._ready:
+            if self.id_for(*key) is not None:
                 return
+            await self._remove(key)
             task_id, connection = self._new_id(key[0]), self._session.connection
             try:
                 mounts = await prepare(
@@ -137,10 +145,5 @@ class Spares:
     async def _remove(self, key: Key) -> None:
         spare = self._ready.pop(key, None)
         if spare is not None:
-            request = snapshots_pb2.RemoveSnapshotRequest(
-                snapshotter=self._session.features.snapshotter, key=spare.task_id
-            )
-            try:
-                await self._session.call(rpcs.SNAPSHOTS_REMOVE, request)
-            except RpcError:  # the next milld sweeps it
-                return
+            with suppress(RpcError):  # the next milld sweeps it
+                await remove(self._session, spare.task_id)

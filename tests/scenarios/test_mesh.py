@@ -223,6 +223,7 @@ def test_a_firewall_that_drops_what_is_forwarded_is_told_to_let_tasks_through() 
         until(lambda: f"mill-{node.node_id[:8]}" in home.run("iptables", "-S", "DOCKER-USER"))
         assert home.do(said, node, ping) == "there\n"
         home.do(node.end_all)
+        assert home.do(node.leaks) == []  # what milld cleans up after still has its addresses
         home.do(node.terminate)
         for tool in ("iptables", "iptables-legacy"):
             assert "mill-" not in home.run(tool, "-S")
