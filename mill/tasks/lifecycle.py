@@ -55,7 +55,7 @@ async def run_task(live: LiveTask, world: World, *, adopted: bool = False) -> No
 
     *adopted*: an earlier milld left it at that status, and a container of it may exist.
     """
-    life = _Life(live, world, adopted)
+    life = _Life(live, world, adopted, live.kill if adopted else None)
     fault: RuntimeFault | None = None
     try:
         with live.kill_scope:
@@ -82,6 +82,8 @@ class _Life:
     live: LiveTask
     world: World
     adopted: bool
+    left_kill: Kill | None
+    """The wish that an earlier milld left: only that one may have been seen to already."""
     container: Container | None = None
     exit: Exit | None = None
 
@@ -190,11 +192,13 @@ class _Life:
             stored = attrs.evolve(
                 end, finished=end.finished if end.finished is not None else self.world.clock.now()
             )
-            ended = Deadline(self.world.clock.boot_id, self.world.clock.boottime())
-            await self.live.commit(
-                lambda task: attrs.evolve(task, owned=attrs.evolve(task.owned, ending=stored, ended=ended))
-            )
+            await self._store_end(stored)
             end = stored
+        elif (
+            self.live.task.owned.ended is None
+            or self.live.task.owned.ended.boot_id != self.world.clock.boot_id
+        ):
+            await self._store_end(end)  # nobody was told before the reboot: its retention begins now
         if self.container is not None:
             await self.container.delete()
         elif self.status is not Status.PULLING:
@@ -205,6 +209,13 @@ class _Life:
             self.world.logs.drain, "the end of a task's output cannot be stored yet; holding it"
         )
         return end
+
+    async def _store_end(self, end: Ended) -> None:
+        """What is known of the end, and since when; the record tells it once all is cleaned up."""
+        ended = Deadline(self.world.clock.boot_id, self.world.clock.boottime())
+        await self.live.commit(
+            lambda task: attrs.evolve(task, owned=attrs.evolve(task.owned, ending=end, ended=ended))
+        )
 
     async def _patient(self, call: Callable[[str], Awaitable[T]], complaint: str) -> T:
         """*call* for this task until the host has room for it: no byte is lost, since its pipes keep them."""
@@ -242,15 +253,16 @@ class _Life:
         if fault is not None or self.exit is None:
             ended = faulted(fault or Interrupted("its exit was not seen"), now)
             return attrs.evolve(ended, oom_kills=toll.oom_kills, peak_memory=toll.peak_memory)
-        reached = reached or (self.adopted and self._was_reached(self.container, self.exit, toll))
+        if not reached and self.adopted and self._was_reached(self.container, self.exit, toll):
+            reached, kill = True, self.left_kill
         timeout_s = spec.timeout if reached and kill is None else None
         return judge(self.exit, toll, kill=kill if reached else None, timeout_s=timeout_s, memory=spec.memory)
 
     def _was_reached(self, container: Container, exit_: Exit, toll: Toll) -> bool:
         """Whether it seems that an earlier milld's signal ended it: that milld left before it could store the end."""
-        kill, spec = self.live.kill, self.live.task.record.spec
-        if kill is not None:
-            return exit_.at >= kill.at
+        if self.left_kill is not None:
+            return exit_.at >= self.left_kill.at
+        spec = self.live.task.record.spec
         overdue = exit_.at - container.started >= spec.timeout and not toll.oom_kills
         return overdue and signal_of(exit_.code) in {container.stop_signal, SIGKILL}
 

@@ -28,7 +28,7 @@ from tests.tasks.witness import Broken
 
 LONG = bool(os.environ.get("MILL_LONG"))
 ALWAYS = 100
-each_history = partial(settings, deadline=None, suppress_health_check=list(HealthCheck))
+each_history = partial(settings, deadline=None, derandomize=not LONG, suppress_health_check=list(HealthCheck))
 
 
 @each_history(max_examples=1000 if LONG else ALWAYS)
