@@ -21,6 +21,8 @@ _NO_RUNTIME = re.compile(
 )
 """The shim's own words, of the runtime that it could not run."""
 _CRUN_EXEC = re.compile(r"^executable file `(.*)` (not found.*)$")
+_CRUN_OPEN = "open executable: "
+"""crun's, of a program that it does not name."""
 _PREFIXES = re.compile(
     r"^(?:failed to create shim task: |OCI runtime create failed: |failed to create shim: |runc create failed: "
     r"|unable to start container process: |error during container init: |container_linux\.go:\d+: "
@@ -28,8 +30,8 @@ _PREFIXES = re.compile(
 )
 
 
-def start_error(fault: RpcError) -> StartError:
-    """What *fault*, the answer to Tasks.Create or Start, means for the task's owner."""
+def start_error(fault: RpcError, asked: str) -> StartError:
+    """What *fault*, the answer to Tasks.Create or Start of a task whose program is *asked*, means for the task's owner."""
     text = _PREFIXES.sub("", " ".join(fault.message.split())).removesuffix(": unknown")
     if missing := _NO_RUNTIME.search(text):
         name = missing[1] or missing[2]
@@ -44,14 +46,14 @@ def start_error(fault: RpcError) -> StartError:
         )
     for detail, signs in _CAUSES:
         if any(sign in said for sign in signs):
-            return StartError(detail, _told(detail, text, program))
+            named = program[1] if program else asked if text.startswith(_CRUN_OPEN) else ""
+            return StartError(detail, _told(detail, text, named))
     if text.startswith("mkdir /"):  # runc's, bare; of a mount it says which one before
         text = f"the working directory cannot be made in the image: {text}"
     return StartError("runtime", text)
 
 
-def _told(detail: str, text: str, program: re.Match[str] | None) -> str:
-    name = program[1] if program else ""
+def _told(detail: str, text: str, name: str) -> str:
     if detail == "command_not_found" and name:
         return (
             f"the image has no program {name!r} in its PATH"

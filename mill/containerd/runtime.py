@@ -32,7 +32,7 @@ from mill.containerd.rootfs import Looks, look
 from mill.containerd.running import Running
 from mill.containerd.session import Session
 from mill.containerd.spares import Spares, prepare, remove
-from mill.containerd.spec import CPU_PERIOD_US, Host, build, cpu_quota_us, environment
+from mill.containerd.spec import CPU_PERIOD_US, Host, arguments, build, cpu_quota_us, environment
 from mill.containerd.together import finishing, together
 from mill.convert import to_json
 from mill.errors import Interrupted, StartError
@@ -122,7 +122,7 @@ class Runtime:
                 if found is not None:
                     return found
             except RpcError as fault:
-                raise start_error(fault) from None
+                raise start_error(fault, arguments(task.record.spec, image.config)[0]) from None
             else:
                 marks.note(launched=self.clock.now())
                 self._spares.want(task.record.spec.name, task.record.spec.image, image.chain_id)
@@ -155,7 +155,7 @@ class Runtime:
             except (RpcUnavailable, RpcTimeout):
                 await self.clean_up(task.record.id)
             except RpcError as fault:
-                raise start_error(fault) from None
+                raise start_error(fault, arguments(task.record.spec, image.config)[0]) from None
 
     async def _try_create(
         self, task: Task, image: LocalImage, open_pipes: OpenPipes, marks: Marks

@@ -13,7 +13,7 @@ CRUN = "failed to create shim task: OCI runtime create failed: "
 
 
 def told(text: str) -> StartError:
-    return start_error(fault_of("UNKNOWN", text))
+    return start_error(fault_of("UNKNOWN", text), "/usr/bin/asked")
 
 
 @pytest.mark.parametrize(("text", "detail", "line"), [
@@ -31,8 +31,8 @@ def told(text: str) -> StartError:
     ("failed to prepare extraction snapshot: mkdir /var/x: disk quota exceeded: unknown", "disk", None),
     (CRUN + "executable file `nosuch` not found in $PATH: No such file or directory: unknown", "command_not_found", "the image has no program 'nosuch' in its PATH"),
     (CRUN + "executable file `/nosuch` not found in $PATH: No such file or directory: unknown", "command_not_found", "the image has no program '/nosuch' in its PATH"),
-    (CRUN + "open executable: Permission denied: unknown", "permission", "open executable: Permission denied"),
-    (CRUN + "open executable: Operation not permitted: unknown", "permission", "open executable: Operation not permitted"),
+    (CRUN + "open executable: Permission denied: unknown", "permission", "'/usr/bin/asked' may not be executed: permission denied"),
+    (CRUN + "open executable: Operation not permitted: unknown", "permission", "'/usr/bin/asked' may not be executed: permission denied"),
     (CRUN + "exec container process `/bin/garbage`: Exec format error: unknown", "command_not_found", "exec container process `/bin/garbage`: Exec format error"),
     (CRUN + "chdir `/etc/passwd/x`: Not a directory: unknown", "runtime", "chdir `/etc/passwd/x`: Not a directory"),
     ('failed to create shim: exec: "nosuchruntime": executable file not found in $PATH: unknown', "command_not_found", None),

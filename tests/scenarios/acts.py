@@ -115,11 +115,13 @@ def children_of(pid: int) -> list[int]:
 
 
 def cgroup_value(node: Node, task_id: str, v1: str, v2: str) -> str:
-    """One file of the task's control group; *v1* begins with the controller."""
+    """One file of the task's control group; *v1* begins with the controller. crun limits one below systemd's scope."""
     controller, _, name = v1.partition("/")
     group = node.cgroup(task_id)
-    old = leaks.CGROUPS / controller / group / name
-    return (old if old.exists() else leaks.CGROUPS / group / v2).read_text().strip()
+    old, scope = leaks.CGROUPS / controller / group / name, leaks.CGROUPS / group
+    found = [path for path in (old, scope / v2, scope / "container" / v2) if path.exists()]
+    values = [path.read_text().strip() for path in found]
+    return next((value for value in values if not value.startswith("max")), values[0])
 
 
 def alive(pid: int) -> bool:

@@ -29,7 +29,7 @@ async def ends_across(node: Node, how: str) -> None:
             "crashes": await running(client, "sh", "-c", f"sleep {soon}; ulimit -s 256; f() {{ f; }}; f"),
             "eats": await running(client, "sh", "-c", f"sleep {soon}; {EAT}", memory="16M"),
             "stays": await running(client, "sh", "-c", script),
-            "expires": await running(client, "sleep", "100", timeout=stretched(4), grace=0.1),
+            "expires": await running(client, "sleep", f"{stretched(100)}", timeout=stretched(4), grace=0.1),
         }
         before = {name: await client.get(task_id) for name, task_id in ids.items()}
         await trio.to_thread.run_sync({"term": node.terminate, "kill": node.kill9}[how])
