@@ -8,7 +8,6 @@ its record; every step of the way out may be repeated.
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from typing import TypeVar
 
 import attrs
@@ -19,7 +18,7 @@ from mill.config import KILL_AGAIN_S, KILL_TIMEOUT_S, START_TIMEOUT_S
 from mill.errors import MORE_FILES, OUT_OF_FILES, Interrupted, NoSpace, PullError, RuntimeFault, StartError
 from mill.model import Deadline, Ended, Exit, Kill, Status
 from mill.tasks.marks import Marks
-from mill.tasks.ports import Clock, Container, Logs, Mesh, Runtime
+from mill.tasks.ports import Clock, Container, Logs, Mesh, Pipes, Runtime
 from mill.tasks.states import (
     Toll,
     faulted,
@@ -53,7 +52,8 @@ class World:
 async def run_task(live: LiveTask, world: World, *, adopted: bool = False) -> None:
     """Pulling -> starting -> running -> stopped | failed, entered at the record's status; returns once the end is public.
 
-    *adopted*: an earlier milld left it at that status, and a container of it may exist.
+    *adopted*: an earlier milld left it at that status, and a container of it may exist. A new one may be begun while its row is
+    being committed: containerd's side of it, which is swept if there is no row. `Withdrawn` if there never will be.
     """
     life = _Life(live, world, adopted, live.kill if adopted else None)
     fault: RuntimeFault | None = None
@@ -63,6 +63,7 @@ async def run_task(live: LiveTask, world: World, *, adopted: bool = False) -> No
                 await life.live_on()
     except RuntimeFault as error:
         fault = error
+    await live.stored()
     end = await life.finish(fault)
     await live.advance(lambda record: to_end(record, end, world.clock.now()))
     log.info("task ended", task=live.id, status=end.status, reason=end.reason, why=end.message)
@@ -150,8 +151,7 @@ class _Life:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + START_TIMEOUT_S) as scope:
                 self.live.start_scope = scope
                 try:
-                    open_pipes = partial(self.world.logs.open, self.live.id)
-                    container = await self.world.runtime.start(self.live.task, image, open_pipes, marks)
+                    container = await self.world.runtime.start(self.live.task, image, self._open_pipes, marks)
                 except OSError as error:
                     raise _unprepared(error) from None
                 finally:
@@ -160,6 +160,11 @@ class _Life:
             await trio.lowlevel.checkpoint()  # killed, or milld is leaving: says so itself
             raise StartError("runtime", f"the container did not start within {START_TIMEOUT_S:g} s")
         return container
+
+    async def _open_pipes(self) -> Pipes:
+        """A log is kept for a task that there is a record of."""
+        await self.live.stored()
+        return await self.world.logs.open(self.live.id)
 
     async def _now_running(self, container: Container) -> None:
         timeout_s = self.live.task.record.spec.timeout
