@@ -246,12 +246,13 @@ class _Life:
                 return killed_before_start(kill, now)
             return faulted(fault or Interrupted("the container is gone from the runtime"), now)
         spec = self.live.task.record.spec
-        reached = False
+        reached: bool | None = False
         if self.exit is None and fault is None:
+            wish = kill or Kill("timeout", now, spec.grace)
             try:
-                self.exit, reached = await self._stop(
-                    self.container, kill or Kill("timeout", now, spec.grace)
-                )
+                self.exit, reached = await self._stop(self.container, wish)
+                if reached is None:
+                    reached = self.exit.at >= wish.at
             except Interrupted as error:
                 fault = error
         toll = await self.container.toll()
@@ -271,11 +272,11 @@ class _Life:
         overdue = exit_.at - container.started >= spec.timeout and not toll.oom_kills
         return overdue and signal_of(exit_.code) in {container.stop_signal, SIGKILL}
 
-    async def _stop(self, container: Container, kill: Kill) -> tuple[Exit, bool]:
+    async def _stop(self, container: Container, kill: Kill) -> tuple[Exit, bool | None]:
         """Signal, grace, SIGKILL; and whether the first signal still found it alive."""
         reached = await container.kill((kill.signal or container.stop_signal) if kill.grace > 0 else SIGKILL)
         if not reached:
-            return await container.wait(), False
+            return await container.wait(), reached
         hurried = self.live.kill or kill  # a second wish may have come while the signal was sent
         with trio.move_on_after(min(kill.grace, hurried.grace)) as self.live.grace_scope:
             return await container.wait(), True
