@@ -79,13 +79,19 @@ class TaskContainer:
             self.exit = Exit(answer.exit_status, unix_time(answer.exited_at))
         return self.exit
 
-    async def kill(self, signal: int) -> bool:
-        """Send *signal* to PID 1; False if there was nothing left to signal."""
-        request = tasks_pb2.KillRequest(container_id=self.id, signal=signal)
+    async def kill(self, signal: int) -> bool | None:
+        """Send *signal* to PID 1; False if there was nothing left to signal, None if a call before may have ended it unheard."""
+        request, calls = tasks_pb2.KillRequest(container_id=self.id, signal=signal), 0
+
+        async def call() -> None:
+            nonlocal calls
+            calls += 1
+            await self._session.call(rpcs.TASKS_KILL, request)
+
         try:
-            await patiently(self._session, lambda: self._session.call(rpcs.TASKS_KILL, request))
+            await patiently(self._session, call)
         except RpcNotFound:
-            return False
+            return False if calls == 1 else None
         except RpcError as fault:
             log.warning("a signal was refused", task=self.id, signal=signal, why=fault.message)
         return True

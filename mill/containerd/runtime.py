@@ -47,7 +47,7 @@ SIGTERM = 15
 TASKS_NAME = "tasks"
 """In the data directory, a folder for each task that has a container."""
 STARTED_NAME = "started"
-"""Among a task's files: from here on its PID 1 may have run."""
+"""Among a task's files once its container is made: from here on its PID 1 may have run."""
 CREATE_PATIENCE_S = 1.0
 """For a creation that nobody wants any more; it takes 0.05 s, and containerd takes 2 s to undo half of one."""
 CONNECT_PATIENCE_S = 3.0
@@ -113,7 +113,6 @@ class Runtime:
         self.images.use(image.ref)
         while True:
             container = await self._create(task, image, open_pipes, marks)
-            await trio.to_thread.run_sync(self._mark(task.record.id).touch)
             began = self.clock.now(), self.clock.boottime()  # not after the call: it may have ended by then
             try:
                 meter = await self._begin(task.record.id)
@@ -190,8 +189,11 @@ class Runtime:
         marks.note(container_made=self.clock.now())
         if self._mesh is not None:
             self._mesh.entered(task_id)
-        await self._limit_cpu(task_id, cpu_quota_us(spec.cpu))
-        await pipes.wait_held()
+        await together(
+            partial(trio.to_thread.run_sync, self._mark(task_id).touch),
+            partial(self._limit_cpu, task_id, cpu_quota_us(spec.cpu)),
+            pipes.wait_held,
+        )
         return partial(self._container, task_id, stop_signal, spec, created.pid)
 
     async def _place(self, task_id: str, spec: Spec) -> Attachment | None:

@@ -20,6 +20,8 @@ MOST = 8
 """Spare layers at once; each is an empty directory and a row in containerd. The longest unused goes first."""
 IDLE_S = 60.0
 """A spare layer that nobody took for so long goes: it keeps its image's layers from going."""
+LATER_S = 0.02
+"""From a start to the making of the next one's layer: whoever waits for the start is told first."""
 _LEAVE_S = 1.0  # for their removal when milld leaves; the next milld sweeps what stays
 
 SPARE_LABEL = "mill.spare"
@@ -107,6 +109,7 @@ class Spares:
             while True:
                 with trio.move_on_after(self._next_s()):
                     await self._news.wait()
+                    await trio.sleep(LATER_S)
                 self._news = trio.Event()
                 while self._wanted:
                     await self._make(*self._wanted.popitem())

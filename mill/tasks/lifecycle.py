@@ -8,7 +8,6 @@ its record; every step of the way out may be repeated.
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from typing import TypeVar
 
 import attrs
@@ -19,7 +18,7 @@ from mill.config import KILL_AGAIN_S, KILL_TIMEOUT_S, START_TIMEOUT_S
 from mill.errors import MORE_FILES, OUT_OF_FILES, Interrupted, NoSpace, PullError, RuntimeFault, StartError
 from mill.model import Deadline, Ended, Exit, Kill, Status
 from mill.tasks.marks import Marks
-from mill.tasks.ports import Clock, Container, Logs, Mesh, Runtime
+from mill.tasks.ports import Clock, Container, Logs, Mesh, Pipes, Runtime
 from mill.tasks.states import (
     Toll,
     faulted,
@@ -53,7 +52,8 @@ class World:
 async def run_task(live: LiveTask, world: World, *, adopted: bool = False) -> None:
     """Pulling -> starting -> running -> stopped | failed, entered at the record's status; returns once the end is public.
 
-    *adopted*: an earlier milld left it at that status, and a container of it may exist.
+    *adopted*: an earlier milld left it at that status, and a container of it may exist. A new one may be begun while its row is
+    being committed: containerd's side of it, which is swept if there is no row. `Withdrawn` if there never will be.
     """
     life = _Life(live, world, adopted, live.kill if adopted else None)
     fault: RuntimeFault | None = None
@@ -63,6 +63,7 @@ async def run_task(live: LiveTask, world: World, *, adopted: bool = False) -> No
                 await life.live_on()
     except RuntimeFault as error:
         fault = error
+    await live.stored()
     end = await life.finish(fault)
     await live.advance(lambda record: to_end(record, end, world.clock.now()))
     log.info("task ended", task=live.id, status=end.status, reason=end.reason, why=end.message)
@@ -150,8 +151,7 @@ class _Life:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + START_TIMEOUT_S) as scope:
                 self.live.start_scope = scope
                 try:
-                    open_pipes = partial(self.world.logs.open, self.live.id)
-                    container = await self.world.runtime.start(self.live.task, image, open_pipes, marks)
+                    container = await self.world.runtime.start(self.live.task, image, self._open_pipes, marks)
                 except OSError as error:
                     raise _unprepared(error) from None
                 finally:
@@ -160,6 +160,11 @@ class _Life:
             await trio.lowlevel.checkpoint()  # killed, or milld is leaving: says so itself
             raise StartError("runtime", f"the container did not start within {START_TIMEOUT_S:g} s")
         return container
+
+    async def _open_pipes(self) -> Pipes:
+        """A log is kept for a task that there is a record of."""
+        await self.live.stored()
+        return await self.world.logs.open(self.live.id)
 
     async def _now_running(self, container: Container) -> None:
         timeout_s = self.live.task.record.spec.timeout
@@ -241,12 +246,13 @@ class _Life:
                 return killed_before_start(kill, now)
             return faulted(fault or Interrupted("the container is gone from the runtime"), now)
         spec = self.live.task.record.spec
-        reached = False
+        reached: bool | None = False
         if self.exit is None and fault is None:
+            wish = kill or Kill("timeout", now, spec.grace)
             try:
-                self.exit, reached = await self._stop(
-                    self.container, kill or Kill("timeout", now, spec.grace)
-                )
+                self.exit, reached = await self._stop(self.container, wish)
+                if reached is None:
+                    reached = self.exit.at >= wish.at
             except Interrupted as error:
                 fault = error
         toll = await self.container.toll()
@@ -266,11 +272,11 @@ class _Life:
         overdue = exit_.at - container.started >= spec.timeout and not toll.oom_kills
         return overdue and signal_of(exit_.code) in {container.stop_signal, SIGKILL}
 
-    async def _stop(self, container: Container, kill: Kill) -> tuple[Exit, bool]:
+    async def _stop(self, container: Container, kill: Kill) -> tuple[Exit, bool | None]:
         """Signal, grace, SIGKILL; and whether the first signal still found it alive."""
         reached = await container.kill((kill.signal or container.stop_signal) if kill.grace > 0 else SIGKILL)
         if not reached:
-            return await container.wait(), False
+            return await container.wait(), reached
         hurried = self.live.kill or kill  # a second wish may have come while the signal was sent
         with trio.move_on_after(min(kill.grace, hurried.grace)) as self.live.grace_scope:
             return await container.wait(), True

@@ -139,8 +139,8 @@ class Container(Protocol):
     async def wait(self) -> Exit:
         """Its end, however long it takes and through restarts of the runtime; `Interrupted` if it cannot be known."""
 
-    async def kill(self, signal: int) -> bool:
-        """Send *signal* to PID 1; False if it had ended already."""
+    async def kill(self, signal: int) -> bool | None:
+        """Send *signal* to PID 1; False if it had ended already, None if it has ended, perhaps of this very signal."""
 
     async def toll(self) -> Toll:
         """What its cgroup tells; asked between the end and `delete`."""

@@ -4,8 +4,10 @@ Order of a spawn: checks that touch nothing, the ledger (instant), the row (comm
 nothing of HTTP or containerd.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import attrs
 import structlog
@@ -37,7 +39,7 @@ from mill.tasks.ledger import Ledger
 from mill.tasks.lifecycle import SIGKILL, World, run_task
 from mill.tasks.ports import Records, Room
 from mill.tasks.states import cleaned, faulted, to_end
-from mill.tasks.table import LiveTask, OnCommit, Table, tell_nobody
+from mill.tasks.table import LiveTask, OnCommit, Table, Withdrawn, tell_nobody
 
 START_PATIENCE_S = 2.0
 """What starts under way may still take while milld leaves."""
@@ -45,6 +47,8 @@ START_PATIENCE_S = 2.0
 RECORD_PATIENCE_S = 1.0
 """How long a kill waits for its wish to be stored before it is acted on. Usual: 1 ms."""
 
+AHEAD = 2
+"""Checkpoints before a spawn answers: what waited for the row goes on first, for the answer takes a millisecond to make."""
 _STARTING = frozenset({Status.PULLING, Status.STARTING})
 
 log = structlog.get_logger()
@@ -96,12 +100,10 @@ class Tasks:
             self._release(task_id)
             raise
         status = Status.PULLING if image is None else Status.STARTING
-        live = self.table.add(await self._record(task_id, spec, template, status, created), image)
-        self._nursery.start_soon(self._supervise, live, False)
+        first = partial(self._first, spec=spec, template=template, status=status, created=created)
+        live = await self._begin(task_id, first, image)
         if image is not None:
-            for _ in range(
-                2
-            ):  # its first calls are under way before the answer is made, which takes a millisecond
+            for _ in range(AHEAD):
                 await trio.lowlevel.cancel_shielded_checkpoint()
         return live.record
 
@@ -114,31 +116,45 @@ class Tasks:
         ready = self._world.runtime.ready_id(spec)
         return new_id(spec.name, self._choice, taken) if ready is None or taken(ready) else ready
 
-    async def _record(
-        self, task_id: str, spec: Spec, template: str | None, status: Status, created: Time
-    ) -> Task:
-        """The row, committed; its reservation goes with it to another id, or goes if there is no row."""
+    async def _begin(self, task_id: str, first: Callable[[str], Task], image: Any | None) -> LiveTask:
+        """Its row, committed while what needs no row is begun; its reservation goes with it to another id, or goes if there is no row."""
         while True:
-            task = self._first(task_id, spec, template, status, created)
+            live = self.table.draft(first(task_id), image)
+            if image is not None:
+                self._nursery.start_soon(self._supervise, live, False)
             try:
-                await self._store.insert(task)
+                await self._store.insert(live.task)
             except Conflict:  # an ended task still has that id
-                other = new_id(spec.name, self._choice, self.ledger.reservations.__contains__)
-                self.ledger.adopt(other, Resources(spec.cpu, spec.memory))
+                await self._withdraw(live)
+                other = new_id(live.record.spec.name, self._choice, self.ledger.reservations.__contains__)
+                self.ledger.adopt(other, self.ledger.reservations[task_id])
                 self.ledger.release(task_id)
                 self._world.mesh.rename(task_id, other)
                 task_id = other
             except BaseException:
+                await self._withdraw(live)
                 self._release(task_id)
                 raise
             else:
-                return task
+                self.table.keep(live)
+                if image is None:
+                    self._nursery.start_soon(self._supervise, live, False)
+                return live
+
+    async def _withdraw(self, live: LiveTask) -> None:
+        """What was begun is undone before its reservation goes."""
+        live.settle(withdrawn=True)
+        if live.image is not None:
+            with trio.CancelScope(shield=True):
+                await live.gone.wait()
 
     def _release(self, task_id: str) -> None:
         self.ledger.release(task_id)
         self._world.mesh.release(task_id)
 
-    def _first(self, task_id: str, spec: Spec, template: str | None, status: Status, created: Time) -> Task:
+    def _first(
+        self, task_id: str, *, spec: Spec, template: str | None, status: Status, created: Time
+    ) -> Task:
         clock = self._world.clock
         placed = clock.now()
         record = Record(
@@ -266,7 +282,7 @@ class Tasks:
 
     async def _sweep(self, unread: set[str]) -> None:
         """Remove what no record knows; what belongs to a record that only a newer Mill can read is left alone."""
-        known = lambda task_id: task_id in unread or self.table.get(task_id) is not None  # noqa: E731
+        known = lambda task_id: task_id in unread or task_id in self.ledger.reservations  # noqa: E731
         try:
             removed = await self._world.runtime.sweep(known)
         except (MillError, OSError) as error:
@@ -280,17 +296,30 @@ class Tasks:
             log.info("removed leftovers of tasks that no record knows", count=len(removed), ids=removed[:10])
 
     async def _supervise(self, live: LiveTask, adopted: bool) -> None:  # noqa: FBT001 -- start_soon has no keywords
-        """One life and what must follow it; a bug of ours fails that task, not milld."""
+        """One life and what must follow it."""
         try:
-            await run_task(live, self._world, adopted=adopted)
-        except Exception:  # the top supervisor of a life
-            log.exception("internal error while running a task; failing it", task=live.id)
-            await self._fail(live)
+            await self._live(live, adopted=adopted)
+        except Withdrawn:
+            await self._clean_up(live.id)
+            return
+        finally:
+            live.gone.set()
         self.ledger.release(live.id)
         self.table.drop(live.id)
         await self._clean_up(live.id)
         self._world.mesh.release(live.id)
         await self._cleaned(live)
+
+    async def _live(self, live: LiveTask, *, adopted: bool) -> None:
+        """A bug of ours fails that task, not milld."""
+        try:
+            await run_task(live, self._world, adopted=adopted)
+        except Withdrawn:
+            raise
+        except Exception:  # the top supervisor of a life
+            await live.stored()
+            log.exception("internal error while running a task; failing it", task=live.id)
+            await self._fail(live)
 
     async def _cleaned(self, live: LiveTask) -> None:
         """Say so in the record; worth no second try."""

@@ -11,7 +11,7 @@ import attrs
 import structlog
 import trio
 
-from mill.errors import NoSpace, Unavailable
+from mill.errors import MillError, NoSpace, Unavailable
 from mill.model import Deadline, Kill, PullProgress, Record, Status, Task
 from mill.tasks.marks import Marks
 from mill.tasks.ports import Records
@@ -26,6 +26,10 @@ log = structlog.get_logger()
 
 def tell_nobody(before: Record, after: Record) -> None:
     """For a table that nobody listens to."""
+
+
+class Withdrawn(MillError):
+    """A task whose row could not be made: its spawn fails, and nobody has heard of it."""
 
 
 @attrs.define(eq=False)
@@ -48,14 +52,30 @@ class LiveTask:
     marks: Marks = attrs.field(factory=Marks)
     image: Any | None = None
     """The image as the spawn found it, which saves asking again a millisecond later."""
+    withdrawn: bool = False
+    """Its row could not be made."""
+    gone: trio.Event = attrs.field(factory=trio.Event)
+    """Set once nobody is at work on it any more; nothing is left then of one that was withdrawn."""
     _one_commit: trio.Lock = attrs.field(factory=trio.Lock)
     _holding: bool = False
     """A fact could not be stored, which was told; it is tried again."""
     _news: trio.Event = attrs.field(factory=trio.Event)
+    _settled: trio.Event = attrs.field(factory=trio.Event)
 
     @property
     def id(self) -> str:
         return self.task.record.id
+
+    async def stored(self) -> None:
+        """Once its row is committed: before that nothing is done that a crash could not leave behind. `Withdrawn`."""
+        await self._settled.wait()
+        if self.withdrawn:
+            raise Withdrawn
+
+    def settle(self, *, withdrawn: bool = False) -> None:
+        """Its row is committed, or never will be."""
+        self.withdrawn = withdrawn
+        self._settled.set()
 
     @property
     def record(self) -> Record:
@@ -176,11 +196,20 @@ class Table:
     def get(self, task_id: str) -> LiveTask | None:
         return self._live.get(task_id)
 
-    def add(self, task: Task, image: Any | None = None) -> LiveTask:
+    def draft(self, task: Task, image: Any | None = None) -> LiveTask:
+        """A task whose row is being made; the table has it once it is kept."""
+        return LiveTask(task, self._store, self._on_commit, image=image)
+
+    def add(self, task: Task) -> LiveTask:
         """A task whose row is committed."""
-        live = LiveTask(task, self._store, self._on_commit, image=image)
-        self._live[live.id] = live
+        live = self.draft(task)
+        self.keep(live)
         return live
+
+    def keep(self, live: LiveTask) -> None:
+        """The draft's row is committed."""
+        self._live[live.id] = live
+        live.settle()
 
     def drop(self, task_id: str) -> None:
         """The task has ended; from now on the store alone answers for it."""

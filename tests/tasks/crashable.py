@@ -90,7 +90,7 @@ class WatchedContainer(FakeContainer):
         seen = await FakeContainer.wait(self)
         return attrs.evolve(seen, at=self.clock.wall(self.ends_at))
 
-    async def kill(self, signal: int) -> bool:
+    async def kill(self, signal: int) -> bool | None:
         await trio.lowlevel.checkpoint()
         self.touch()
         return await FakeContainer.kill(self, signal)

@@ -245,6 +245,8 @@ class FakeContainer:
     """So many signals the runtime refuses."""
     signal_s: float = 0.0
     """How long a signal takes to be delivered."""
+    unheard: bool = False
+    """The runtime's first answer to a signal is lost: asked again, it says that there is nothing left to signal."""
     _news: trio.Event = attrs.field(factory=trio.Event)
 
     def end(self, code: int, *, after_s: float = 0.0) -> None:
@@ -268,18 +270,18 @@ class FakeContainer:
             raise Interrupted(self.program.lost)
         return Exit(self.code, Time(EPOCH + self.ends_at))
 
-    async def kill(self, signal: int) -> bool:
+    async def kill(self, signal: int) -> bool | None:
         self.before_kill()
         await trio.sleep(self.signal_s)
         if not self.alive:
-            return False
+            return None if self.unheard else False
         self.journal.append(f"kill {signal}")
         if self.refuses:
             self.refuses -= 1
             return True
         if signal not in self.program.ignores:
             self.end(128 + signal, after_s=self.program.dies_after_s)
-        return True
+        return None if self.unheard else True
 
     async def toll(self) -> Toll:
         await trio.lowlevel.checkpoint()

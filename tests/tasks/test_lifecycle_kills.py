@@ -91,6 +91,30 @@ async def test_a_kill_while_running_sends_the_stop_signal_and_then_waits_the_gra
     assert scene.journal[-6:] == ["kill 15", "toll", *WAY_OUT, "put stopped"]
 
 
+async def test_a_signal_whose_answer_was_lost_has_killed_what_ended_after_it(scene: Scene) -> None:
+    live = scene.live()
+    async with scene.life(live) as over:
+        await wait_status(live, Status.RUNNING)
+        scene.runtime[live.id].unheard = True
+        await kill(live)
+        await over.wait()
+    assert end_of(live) == (Status.STOPPED, Reason.KILLED)
+    assert live.record.signal == SIGTERM
+
+
+async def test_a_signal_whose_answer_was_lost_has_not_killed_what_had_ended_before(scene: Scene) -> None:
+    live = scene.live()
+    async with scene.life(live) as over:
+        await wait_status(live, Status.RUNNING)
+        container = scene.runtime[live.id]
+        container.unheard = True
+        container.before_kill = lambda: container.end(3, after_s=-1.0)
+        await trio.sleep(2.0)
+        await kill(live)
+        await over.wait()
+    assert end_of(live) == (Status.FAILED, Reason.EXIT)
+
+
 async def test_a_kill_may_name_its_signal(scene: Scene) -> None:
     scene.runtime.program = Program(dies_after_s=1.0)
     live = scene.live()
