@@ -55,6 +55,8 @@ API_KEEP_ALIVE_S = 75.0
 """An idle connection is closed after it (nginx's default; hypercorn's 5 s break clients' pools)."""
 LONG_POLL_S = 60.0
 """The longest `wait` one request may ask for; a client asks again."""
+KEY_LIFETIME_S = 86400.0
+"""How long an Idempotency-Key stands for the task that it made: as long as at the services that people know (Stripe's is a day)."""
 EVENTS_KEPT = 50_000
 """State changes that can be resumed from, at most; four a task, some 2 kB each. Those of a deleted record go sooner."""
 EVENTS_BATCH = 50

@@ -20,8 +20,8 @@ import trio
 
 from mill.convert import format_time, from_json, parse_time, to_json
 from mill.errors import Conflict, MillError, NoSpace, SetupError, Unavailable
-from mill.model import Draft, Status, Task, Template, TokenView
-from mill.tasks import journal, rows
+from mill.model import Draft, Record, Status, Task, Template, TokenView
+from mill.tasks import journal, keyed, rows
 from mill.tasks.filter import Filter, Page, Position
 from mill.tasks.journal import Event
 
@@ -97,6 +97,11 @@ class Store:
     async def get(self, task_id: str) -> Task | None:
         found = await self._read("SELECT record, owned FROM tasks WHERE id = ?", (task_id,))
         return _readable(rows.task_of, found[0]) if found else None
+
+    async def keyed(self, key: str, now: float) -> Record | None:
+        """The record of the task that the key of that hash made, also where it is forgotten, unless the key is as well."""
+        found = await self._read(keyed.FIND, (key, now))
+        return _readable(rows.record_of, found[0]) if found else None
 
     async def live(self) -> list[Task]:
         """Every task that has not ended, oldest first: what adoption starts from."""
@@ -319,7 +324,7 @@ def _open_both(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
             if why is not None:
                 raise SetupError(f"the database {path} is damaged ({why}): {_HOW_TO_MEND}")
             writer.execute("PRAGMA journal_mode = WAL")
-            writer.executescript(f"BEGIN IMMEDIATE; {rows.SCHEMA} {journal.SCHEMA} COMMIT;")
+            writer.executescript(f"BEGIN IMMEDIATE; {rows.SCHEMA} {journal.SCHEMA} {keyed.SCHEMA} COMMIT;")
             reader = _open(path)
         except sqlite3.Error as error:
             mend = "" if isinstance(error, sqlite3.OperationalError) else f": {_HOW_TO_MEND}"

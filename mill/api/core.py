@@ -15,6 +15,7 @@ from mill.model import (
     Duration,
     Image,
     IssuedToken,
+    Keyed,
     NodeStatus,
     NodeView,
     PullPolicy,
@@ -33,7 +34,9 @@ from mill.tasks.journal import Event
 class TaskService(Protocol):
     """As `tasks.service.Tasks`."""
 
-    async def spawn(self, request: SpawnRequest, templates: Mapping[str, Draft]) -> Record: ...
+    async def spawn(
+        self, request: SpawnRequest, templates: Mapping[str, Draft], key: Keyed | None = None
+    ) -> Record: ...
 
     async def get(self, task_id: str) -> Record: ...
 

@@ -5,7 +5,7 @@ import binascii
 import json
 
 import attrs
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
 from mill.api.answers import json_answer
 from mill.api.core import Core
@@ -14,12 +14,13 @@ from mill.api.openapi.calls import CONDITIONS
 from mill.api.request import Query, caller, json_body
 from mill.api.scopes import needs
 from mill.api.timing import untimed
-from mill.checks import MOST_GRACE_S, parse_signal
+from mill.checks import KEY_HEADER, MOST_GRACE_S, check_request_key, parse_signal
 from mill.config import LONG_POLL_S, PAGE_LIMIT, PAGE_SIZE
 from mill.convert import to_json
 from mill.errors import Conflict, FieldError
 from mill.model import Duration, Record, Scope, SpawnRequest, Status
 from mill.tasks.filter import Page, Position
+from mill.tasks.keyed import sign
 
 
 def routes(core: Core) -> Blueprint:
@@ -35,7 +36,10 @@ def _of_all(found: Blueprint, core: Core) -> None:
     @needs(Scope.SPAWN)
     async def spawn() -> Response:
         Query().done()
-        record = await core.tasks.spawn(await json_body(SpawnRequest), core.templates.drafts())
+        key = _key(request.headers.get(KEY_HEADER))
+        wanted = await json_body(SpawnRequest)
+        signed = None if key is None else sign(key, wanted)
+        record = await core.tasks.spawn(wanted, core.templates.drafts(), signed)
         said = {"id": record.id, "address": record.address, "node": record.node, "status": record.status}
         if record.spec.publish:
             said["publish"] = to_json(record.spec.publish)
@@ -95,6 +99,12 @@ def _of_one(found: Blueprint, core: Core) -> None:
             record = await core.tasks.get(task_id)
             raise Conflict(f"{task_id} is {record.status}: only a running task has figures")
         return json_answer(figures)
+
+
+def _key(text: str | None) -> str | None:
+    if text is not None:
+        check_request_key(text)
+    return text
 
 
 def _cut(records: list[Record], after: Position | None, limit: int) -> Page:

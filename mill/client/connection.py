@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from mill.checks import KEY_HEADER
 from mill.client import trust
 from mill.client.calls import Call
 from mill.client.endpoint import Endpoint
@@ -69,6 +70,8 @@ class Connection:
         if call.body is not None:
             body = _body(call)
             said["content-type"] = "application/json"
+        if call.key is not None:
+            said[KEY_HEADER] = call.key
         with self._told():
             response = await self._http.request(
                 call.method,

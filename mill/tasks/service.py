@@ -6,6 +6,7 @@ nothing of HTTP or containerd.
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from weakref import WeakValueDictionary
 
 import attrs
 import structlog
@@ -18,6 +19,7 @@ from mill.model import (
     Deadline,
     Draft,
     Duration,
+    Keyed,
     Kill,
     Owned,
     PullPolicy,
@@ -33,6 +35,7 @@ from mill.model import (
 )
 from mill.tasks.drafts import Choice, finish, lay_out, new_id
 from mill.tasks.filter import Filter, Page, Position
+from mill.tasks.keyed import check_same
 from mill.tasks.ledger import Ledger
 from mill.tasks.lifecycle import SIGKILL, World, run_task
 from mill.tasks.ports import Records, Room
@@ -74,9 +77,31 @@ class Tasks:
     table: Table
     draining: bool = False
     """No new task is let in."""
+    _turns: "WeakValueDictionary[str, trio.Lock]" = attrs.field(factory=WeakValueDictionary, init=False)
+    """Of each idempotency key that is being used now: spawns that come with it at once make one task."""
 
-    async def spawn(self, request: SpawnRequest, templates: Mapping[str, Draft]) -> Record:
-        """A new task's record, committed. `FieldError`, `NoCapacity`, `NoSpace` or `Unavailable`: then nothing was made."""
+    async def spawn(
+        self, request: SpawnRequest, templates: Mapping[str, Draft], key: Keyed | None = None
+    ) -> Record:
+        """A new task's record, committed; of a *key* that is known, its task's as it is now.
+
+        `FieldError`, `NoCapacity`, `NoSpace`, `Unavailable`, or `Conflict` of the key: then nothing was made.
+        """
+        if key is None:
+            return await self._spawn(request, templates, None)
+        async with self._turns.setdefault(key.key, trio.Lock()):
+            known = await self._store.keyed(key.key, self._world.clock.now())
+            return await self._spawn(request, templates, key) if known is None else self._again(known, key)
+
+    def _again(self, known: Record, key: Keyed) -> Record:
+        """The task that *key* made before."""
+        check_same(known, key)
+        live = self.table.get(known.id)
+        return known if live is None else live.record
+
+    async def _spawn(
+        self, request: SpawnRequest, templates: Mapping[str, Draft], key: Keyed | None
+    ) -> Record:
         created = self._world.clock.now()
         draft, template = lay_out(request, templates)
         spec = finish(draft, allow_mounts=self._me.allow_mounts)
@@ -96,7 +121,7 @@ class Tasks:
             self._release(task_id)
             raise
         status = Status.PULLING if image is None else Status.STARTING
-        live = self.table.add(await self._record(task_id, spec, template, status, created), image)
+        live = self.table.add(await self._record(task_id, spec, template, status, created, key), image)
         self._nursery.start_soon(self._supervise, live, False)
         if image is not None:
             for _ in range(
@@ -115,11 +140,17 @@ class Tasks:
         return new_id(spec.name, self._choice, taken) if ready is None or taken(ready) else ready
 
     async def _record(
-        self, task_id: str, spec: Spec, template: str | None, status: Status, created: Time
+        self,
+        task_id: str,
+        spec: Spec,
+        template: str | None,
+        status: Status,
+        created: Time,
+        key: Keyed | None,
     ) -> Task:
         """The row, committed; its reservation goes with it to another id, or goes if there is no row."""
         while True:
-            task = self._first(task_id, spec, template, status, created)
+            task = self._first(task_id, spec, template, status, created, key)
             try:
                 await self._store.insert(task)
             except Conflict:  # an ended task still has that id
@@ -138,7 +169,15 @@ class Tasks:
         self.ledger.release(task_id)
         self._world.mesh.release(task_id)
 
-    def _first(self, task_id: str, spec: Spec, template: str | None, status: Status, created: Time) -> Task:
+    def _first(
+        self,
+        task_id: str,
+        spec: Spec,
+        template: str | None,
+        status: Status,
+        created: Time,
+        key: Keyed | None,
+    ) -> Task:
         clock = self._world.clock
         placed = clock.now()
         record = Record(
@@ -150,6 +189,7 @@ class Tasks:
             address=f"{task_id}.mill:{spec.port}",
             times=Times(created, placed=placed, pulled=placed if status is Status.STARTING else None),
             template=template,
+            keyed=key,
         )
         env = {name: value for name, value in spec.env.items() if value is not None}
         return Task(

@@ -18,6 +18,7 @@ from mill.model import (
     Draft,
     Duration,
     Image,
+    Keyed,
     NodeState,
     NodeStatus,
     NodeView,
@@ -72,9 +73,11 @@ class FakeTasks:
     def add(self, *records: Record) -> None:
         self.records |= {one.id: one for one in records}
 
-    async def spawn(self, request: SpawnRequest, templates: Mapping[str, Draft]) -> Record:
+    async def spawn(
+        self, request: SpawnRequest, templates: Mapping[str, Draft], key: Keyed | None = None
+    ) -> Record:
         await self._fail()
-        self.asked.append((request, dict(templates)))
+        self.asked.append((request, dict(templates)) if key is None else (request, dict(templates), key))
         made = record(f"{request.name or 'busybox'}-x7k2", Status.PULLING)
         self.add(made)
         return made

@@ -2,7 +2,17 @@
 
 from typing import Any
 
-from mill.api.openapi.calls import LAST_EVENT_ID, TASK, call, events_of, json_of, lines_of, list_of, query
+from mill.api.openapi.calls import (
+    IDEMPOTENCY_KEY,
+    LAST_EVENT_ID,
+    TASK,
+    call,
+    events_of,
+    json_of,
+    lines_of,
+    list_of,
+    query,
+)
 from mill.api.openapi.schemas import TEXT, ref
 from mill.model import Scope, Status
 
@@ -41,10 +51,11 @@ def paths() -> dict[str, Any]:
 
 def _spawn() -> dict[str, Any]:
     made = call(
-        "spawnTask", "tasks", "Start a task", {201: json_of(_SPAWNED)}, 413, 502, 503, 504, 507,
+        "spawnTask", "tasks", "Start a task", {201: json_of(_SPAWNED)}, 409, 413, 502, 503, 504, 507,
         about="Answers at once: the task is `starting`, or `pulling` where its image is not there yet. What a template "
-        "says in `task` is overridden by the other fields.",
-        body=json_of(ref("SpawnRequest")), scope=Scope.SPAWN,
+        "says in `task` is overridden by the other fields. With an Idempotency-Key that is known already nothing is started: "
+        "the answer tells that task as it is now.",
+        parameters=[IDEMPOTENCY_KEY], body=json_of(ref("SpawnRequest")), scope=Scope.SPAWN,
     )  # fmt: skip
     made["responses"]["201"]["headers"] = _LOCATION
     return made
