@@ -28,6 +28,8 @@ SECRET_VARIABLE = "MILL_SECRET"  # noqa: S105 -- its name
 """The cluster's secret for a new node; no option, for everybody may read a command line."""
 DEFAULT_LISTEN = "127.0.0.1:4400"
 DEFAULT_DNS_LISTEN = "127.0.0.1:4453"
+PEER_PORT = 4401
+"""Where nodes hear each other: gossip by UDP, everything else by TCP."""
 
 SHUTDOWN_S = 4.0
 """What a SIGTERM leaves for open requests and half-done starts; systemd and people expect an end within 5 s."""
@@ -185,6 +187,8 @@ class Config:
     tls_names: tuple[str, ...] = ()
     secret_file: Path | None = None
     secret: str | None = attrs.field(default=None, repr=False)
+    peer_port: int = PEER_PORT
+    join: tuple[tuple[str, int], ...] = ()
     templates: Mapping[str, Draft] = attrs.field(factory=dict)
 
 
@@ -227,6 +231,27 @@ def _tls_names(value: object) -> tuple[str, ...]:
 
 def _advertise(value: object) -> str:
     return str(ip_address(_text(value)))
+
+
+def _join(value: object) -> tuple[tuple[str, int], ...]:
+    """A list, or a text with commas; each HOST, HOST:PORT or [IPv6]:PORT."""
+    texts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not texts:
+        raise ValueError(f"{value!r} is no list of nodes: write HOST or HOST:PORT")
+    return tuple(dict.fromkeys(_seed(_text(text).strip()) for text in texts))
+
+
+def _seed(text: str) -> tuple[str, int]:
+    host, port = text, str(PEER_PORT)
+    if text.startswith("[") or text.count(":") == 1:
+        host, _, port = text.rpartition(":") if not text.endswith("]") else (text, "", port)
+    host = host.removeprefix("[").removesuffix("]").lower()
+    try:
+        ip_address(host)
+    except ValueError:
+        if not checks.is_host_name(host):
+            raise ValueError(f"{text!r} is no node's address: write HOST or HOST:PORT") from None
+    return host, checks.parse_port(port)
 
 
 def _cpu(value: object) -> float:
@@ -306,7 +331,15 @@ OPTIONS: Mapping[str, tuple[Callable[[object], Any], str]] = {
         parse_resolvers,
         "resolvers for all names but .mill, IP[:PORT], separated by commas (default: the host's resolv.conf)",
     ),
-    "advertise": (_advertise, "the IP address that others reach this node by"),
+    "advertise": (
+        _advertise,
+        "the IP address that others reach this node by; with it, or with --join, it listens there for other nodes",
+    ),
+    "peer_port": (
+        checks.parse_port,
+        f"where nodes hear each other, UDP and TCP; the same on all is simplest (default: {PEER_PORT})",
+    ),
+    "join": (_join, "a node of the cluster to be of, HOST[:PORT]; may be given more than once"),
     "mesh_cidr": (
         checks.parse_mesh_range,
         "the range that all nodes' tasks have their addresses of (default: 10.99.0.0/16)",
@@ -342,6 +375,8 @@ OPTIONS: Mapping[str, tuple[Callable[[object], Any], str]] = {
     ),
 }
 """Every option: its parser and its help. Flags, environment and file all go through this table."""
+REPEATABLE = frozenset({"join"})
+"""Options whose flag may be given more than once; the values are joined by commas."""
 
 
 def load(flags: Mapping[str, object], environ: Mapping[str, str], config_file: Path | None) -> Config:

@@ -161,8 +161,8 @@ class Connection(TCPServer):
             await trio.aclose_forcefully(self.stream)
 
 
-def bind(listen: str) -> stdlib_socket.socket:
-    """The listening socket, or `SetupError` that says why not."""
+def bind(listen: str, option: str = "--listen") -> stdlib_socket.socket:
+    """The listening socket, or `SetupError` that says why not and names the *option* that chooses another."""
     host, port = parse_address(listen)
     family = stdlib_socket.AF_INET6 if ":" in host else stdlib_socket.AF_INET
     sock = stdlib_socket.socket(family, stdlib_socket.SOCK_STREAM)
@@ -174,7 +174,7 @@ def bind(listen: str) -> stdlib_socket.socket:
         sock.close()
         if error.errno == errno.EADDRINUSE:
             raise SetupError(
-                f"{listen} is in use: stop what listens there, or choose another with --listen"
+                f"{listen} is in use: stop what listens there, or choose another with {option}"
             ) from None
         raise SetupError(f"cannot listen on {listen}: {error.strerror}") from None
     sock.setblocking(False)

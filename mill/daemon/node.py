@@ -8,8 +8,8 @@ import os
 import platform
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, ip_address
 from pathlib import Path
@@ -37,8 +37,9 @@ from mill.containerd.running import Running
 from mill.containerd.runtime import Runtime
 from mill.containerd.session import Session
 from mill.containerd.spares import Spares
-from mill.daemon import datadir, host, meters, rebuild, soundness
+from mill.daemon import cluster, datadir, host, meters, rebuild, soundness
 from mill.daemon.clock import SystemClock
+from mill.daemon.layers import Layer, running
 from mill.daemon.meters import Meters
 from mill.daemon.metrics import Levels, Metrics
 from mill.daemon.names import TaskNames
@@ -90,14 +91,6 @@ class Ready:
     dns: str
 
 
-@asynccontextmanager
-async def running(serve: Callable[..., Awaitable[None]], *args: Any, **options: Any) -> AsyncIterator[Any]:
-    """The handle of a component that runs for the length of the block; it is gone when the block is left."""
-    async with trio.open_nursery() as nursery:
-        yield await nursery.start(partial(serve, *args, **options))
-        nursery.cancel_scope.cancel()
-
-
 async def serve_node(
     config: Config, shutdown: Callable[[], Awaitable[object]], *, task_status: trio.TaskStatus[Ready]
 ) -> None:
@@ -110,6 +103,7 @@ async def serve_node(
 
         given = read_given(config.secret_file, config.secret)
         sock, dns_port = _bind(config, layers)
+        peer_sock = cluster.bind(config, layers)
         counted: Meters = await layer(meters.serve)
         engine, mesh = await _engine(config, layer, clock, counted)
         store = await _store(config, clock, layer)
@@ -131,15 +125,12 @@ async def serve_node(
         tokens = await Tokens.load(store, read_or_make(config.data_dir / datadir.TOKEN_NAME), clock.now)
         core = _core(config, nodes, tasks, logs, Events(store), engine, templates, tokens, clock, metrics)
         channels = _channels(config, given, engine, clock)
+        await cluster.join(peer_sock, channels, layer)
         tls = None if _on_loopback(sock) else ApiTls(channels)
         await layer(api_server.serve, api_app.make_app(core), sock, load, tls)
         datadir.publish_api(config.data_dir, address := _address(sock), channels.trusted_pem)
         task_status.started(Ready(engine.node_name, address, engine.session.socket, dns_port.shown))
         await shutdown()
-
-
-Layer = Callable[..., Awaitable[Any]]
-"""Starts a component that runs until the node ends; gives its handle."""
 
 
 def _bind(config: Config, layers: AsyncExitStack) -> tuple[Socket, Listener]:
