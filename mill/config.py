@@ -55,6 +55,8 @@ API_WRITE_DEADLINE_S = 30.0
 """A client that takes nothing for so long is cut off; its cursor lets it resume."""
 API_KEEP_ALIVE_S = 75.0
 """An idle connection is closed after it (nginx's default; hypercorn's 5 s break clients' pools)."""
+ASK_ALL_S = 0.3
+"""For all other nodes to say whether they know a task that this one has not heard of yet. What gossip takes is the bound."""
 LONG_POLL_S = 60.0
 """The longest `wait` one request may ask for; a client asks again."""
 KEY_LIFETIME_S = 86400.0

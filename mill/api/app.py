@@ -24,7 +24,7 @@ def make_app(core: Core) -> QuartTrio:
         if needed is not None:
             token = _caller(core)
             scopes.check(token, needed)
-            g.caller = token.name
+            g.caller, g.reach = token.name, token.scope
 
     for noun in (tasks, logs, events, images, templates, tokens, nodes, node):
         app.register_blueprint(noun.routes(core))

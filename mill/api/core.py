@@ -3,7 +3,8 @@
 No route touches anything else: `Core` is all that the API knows of the daemon.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -141,6 +142,46 @@ class TokenService(Protocol):
 
 
 @attrs.frozen
+class Elsewhere:
+    """A task that another node owns: that node's id, and the record as far as it is known here."""
+
+    node: str
+    record: Record | None
+
+
+class PeerAnswer(Protocol):
+    """As `daemon.peers.Answer`."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Whose names may be asked for in lower case."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes; `Unavailable` where it breaks off."""
+
+    async def read(self) -> bytes: ...
+
+
+class Fleet(Protocol):
+    """As `daemon.fleet.Fleet`: the other nodes, for a node that answers for all."""
+
+    @property
+    def partial(self) -> bool:
+        """Whether others may know of ends that this node does not."""
+
+    async def elsewhere(self, task_id: str) -> Elsewhere | None:
+        """Where the task is; None: here, or nowhere that anybody knows."""
+
+    def open(
+        self, node: str, method: str, path: str, *, headers: Mapping[str, str], timeout_s: float
+    ) -> AbstractAsyncContextManager[PeerAnswer]:
+        """Ask *node*. `Unavailable` in one line that names it, and since when it is silent."""
+
+
+@attrs.frozen
 class Answered:
     """A request that got an answer: *route* as the OpenAPI document writes it, or ``other`` where there is none.
 
@@ -180,3 +221,5 @@ class Core:
     now: Callable[[], float]
     uploads: Path
     version: str
+    fleet: Fleet | None = None
+    """None: this node answers for itself alone."""

@@ -19,6 +19,7 @@ from mill.api.openapi.calls import FALSE, TRUE
 from mill.config import API_BODY_BYTES
 from mill.convert import from_json, parse_time
 from mill.errors import CallerError, FieldError, TooLarge
+from mill.model import Scope
 from mill.units import format_duration, format_size, parse_duration
 
 T = TypeVar("T")
@@ -97,6 +98,12 @@ class PacedConnection(TrioASGIHTTPConnection):
 def caller() -> str:
     """The name of the token's holder."""
     return str(g.caller)
+
+
+def reach() -> Scope:
+    """What that token lets its holder do."""
+    scope: Scope = g.reach
+    return scope
 
 
 async def body_chunks(most_bytes: int) -> AsyncGenerator[bytes, None]:

@@ -31,7 +31,7 @@ from hypercorn.utils import parse_socket_addr
 from mill.api.problems import PROBLEM_TYPE, no_http
 from mill.api.tls import Tls, linger, secure
 from mill.config import API_CONNECTIONS, API_KEEP_ALIVE_S, API_WRITE_DEADLINE_S
-from mill.errors import SetupError
+from mill.errors import MillError, SetupError
 from mill.units import parse_address
 
 DRAIN_S = 1.0
@@ -71,11 +71,22 @@ class Load:
         return ASGIWrapper(counting)
 
 
+def _leaf_of(error: BaseException | None) -> BaseException | None:
+    """The one error inside of groups of one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 class _Log(Logger):
     """Hypercorn's only word that is passed on: the application failed when its answer had begun."""
 
     async def exception(self, message: str, *_: Any, **__: Any) -> None:  # noqa: ARG002 -- says no more than ours
-        log.error("internal error in the middle of an answer; it was cut off", exc_info=sys.exception())
+        error = _leaf_of(sys.exception())
+        if isinstance(error, MillError):
+            log.warning("an answer was cut off in the middle", why=str(error))
+        else:
+            log.error("internal error in the middle of an answer; it was cut off", exc_info=sys.exception())
 
 
 class _Http11(H11Protocol):

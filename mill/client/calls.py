@@ -64,10 +64,14 @@ class Spawned:
 
 @attrs.frozen
 class Page:
-    """Some records of a listing; `next` asks for those after them and is None on the last page."""
+    """Some records of a listing; `next` asks for those after them and is None on the last page.
+
+    `partial`: the node was without the majority of its cluster; others may know more, or better.
+    """
 
     tasks: tuple[Record, ...]
     next: str | None = None
+    partial: bool = False
 
 
 class DraftFields(TypedDict, total=False):

@@ -88,6 +88,11 @@ class Client:
         """The base URL in use."""
         return self._connection.endpoint.url
 
+    @property
+    def partial(self) -> bool:
+        """Whether an answer was given by a node without the majority of its cluster: others may know more, or better."""
+        return self._connection.partial
+
     async def __aenter__(self) -> Self:
         return self
 

@@ -35,13 +35,13 @@ class ConnectionBroke(ConnectionFailed):
 
 
 class Connection:
-    """The way to one milld. `reached` turns true with the first answer of any kind."""
+    """The way to one milld. `reached` turns true with the first answer of any kind, `partial` with the first that says so."""
 
     def __init__(
         self, endpoint: Endpoint, *, timeout_s: float, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
         self.endpoint = endpoint
-        self.reached = False
+        self.reached = self.partial = False
         self._timeout_s = timeout_s
         headers = {"accept-encoding": "identity"}
         if endpoint.token is not None:
@@ -87,9 +87,11 @@ class Connection:
         if not response.content:
             return None
         try:
-            return response.json()
+            answer: Any = response.json()
         except ValueError:
             raise self._problem(response) from None
+        self.partial = self.partial or (isinstance(answer, dict) and answer.get("partial") is True)
+        return answer
 
     def decode(self, call: Call[T], data: Any) -> T:
         """*data* as the call's value; a shape that this client cannot read is the server's `ProblemError`."""

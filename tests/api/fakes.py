@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import trio
 
-from mill.api.core import Answered, Core, Exposition
+from mill.api.core import Answered, Core, Exposition, Fleet
 from mill.errors import MillError, NotFound
 from mill.logs.frames import LogChunk, LogRequest
 from mill.model import (
@@ -285,6 +285,7 @@ class FakeNode:
     nodes: FakeNodes = attrs.field(factory=lambda: FakeNodes(VIEW))
     kept_tokens: FakeTokenStore = attrs.field(factory=FakeTokenStore)
     healthy: bool = True
+    fleet: Fleet | None = None
     answered: list[Answered] = attrs.field(factory=list)
 
     async def metrics(self, accept: str) -> Exposition:
@@ -308,6 +309,7 @@ class FakeNode:
             now=lambda: NOW,
             uploads=self.uploads,
             version="9.8.7",
+            fleet=self.fleet,
         )
 
 

@@ -42,11 +42,13 @@ class Request:
 
 @attrs.define(eq=False)
 class Cut:
-    """How the next connection of a log or of events ends: after so many objects, cleanly or torn, and with half an object sent."""
+    """How the next connection of a log or of events ends: after so many objects, cleanly or torn, with half an object sent, or
+    with the word that the task's own node was lost."""
 
     after: int
     clean: bool = False
     half: bool = False
+    lost: bool = False
 
 
 class FakeApi(FakeNode):
@@ -369,7 +371,17 @@ class FakeApi(FakeNode):
                     break
                 await stream.send_all(wire.send(h11.Data(data=piece)) or b"")
                 sent += 1
-        if cut is not None and not cut.clean:
+        if cut is not None and cut.lost:
+            said = {
+                "type": "urn:mill:problem:unavailable",
+                "title": "unavailable",
+                "status": 503,
+                "detail": "node-9 is lost",
+            }
+            await stream.send_all(
+                wire.send(h11.Data(data=json.dumps({"error": said}).encode() + b"\n")) or b""
+            )
+        elif cut is not None and not cut.clean:
             if cut.half:
                 await stream.send_all(wire.send(h11.Data(data=b'id: {"stream": "stdout", "ti')) or b"")
             raise trio.BrokenResourceError

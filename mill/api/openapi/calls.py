@@ -121,6 +121,10 @@ LAST_EVENT_ID: Mapping[str, Any] = {
     "description": "as a browser sends it that was cut off; it wins over the query",
 }  # fmt: skip
 
+_PARTIAL: Mapping[str, Any] = {
+    "type": "boolean",
+    "description": "the node was without the majority of its cluster, or a task's own node does not answer: others may know more",
+}
 IDEMPOTENCY_KEY: Mapping[str, Any] = {
     "name": KEY_HEADER, "in": "header", "required": False,
     "schema": {**TEXT, "minLength": 1, "maxLength": MOST_REQUEST_KEY_LENGTH, "pattern": f"^{REQUEST_KEY_PATTERN}$"},
@@ -157,6 +161,11 @@ def list_of(name: str, key: str, **more: Mapping[str, Any]) -> dict[str, Any]:
     """An object with a list of *name* under *key*, and *more* fields."""
     properties = {key: {"type": "array", "items": ref(name)}, **more}
     return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def maybe_partial(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer that tells of other nodes; ``partial`` is left out where all is known."""
+    return {"allOf": [schema, {"type": "object", "properties": {"partial": _PARTIAL}}]}
 
 
 def lines_of(item: Mapping[str, Any]) -> dict[str, Any]:
