@@ -55,6 +55,26 @@ API_WRITE_DEADLINE_S = 30.0
 """A client that takes nothing for so long is cut off; its cursor lets it resume."""
 API_KEEP_ALIVE_S = 75.0
 """An idle connection is closed after it (nginx's default; hypercorn's 5 s break clients' pools)."""
+WITHDRAWN_KEPT = 1000
+"""Orders of other nodes that were taken back: what is on its way for longer than it takes to forget that many, never comes."""
+MOST_OWNERS = 3
+"""Nodes that are asked to take a task, before its caller is told that there is no room."""
+LEADER_S = 1.0
+"""For the leader to say where a task goes; then who takes it in goes without."""
+ADMIT_S = 5.0
+"""For a node to take a task on: one commit. Who is slower leaves it open whether there is a task, which costs more than patience."""
+GRANT_S = 30.0
+"""How long a key is one request's: well over what a spawn takes together with what gossip does to tell of it."""
+KEY_PATIENCE_S = 5.0
+"""How long a spawn waits for another by the same key to be answered."""
+KEY_POLL_S = 0.05
+WITHDRAW_S = 600.0
+"""How long a node that may have taken on a task, without a word, is told that it does not count."""
+WITHDRAW_AGAIN_S = 1.0
+LOAD_EVERY_S = 0.5
+"""How old what a node says of its load may be."""
+IMAGES_EVERY_S = 5.0
+"""How old what it says of its images may be: containerd has to be asked."""
 ASK_ALL_S = 0.3
 """For all other nodes to say whether they know a task that this one has not heard of yet. What gossip takes is the bound."""
 LONG_POLL_S = 60.0

@@ -30,6 +30,7 @@ from mill.model import (
 )
 from mill.tasks.filter import Filter, Page, Position
 from mill.tasks.journal import Event
+from mill.tasks.orders import Order, Plan, Wanted
 
 
 class TaskService(Protocol):
@@ -181,6 +182,28 @@ class Fleet(Protocol):
         """Ask *node*. `Unavailable` in one line that names it, and since when it is silent."""
 
 
+class Placement(Protocol):
+    """As `daemon.placing.Placing`: which node a task goes to, and what other nodes ask about that."""
+
+    async def spawn(
+        self, request: SpawnRequest, templates: Mapping[str, Draft], key: Keyed | None = None
+    ) -> Record:
+        """As `TaskService.spawn`, wherever the task then is."""
+
+    async def plan(self, wanted: Wanted) -> Plan:
+        """As leader. `FieldError`, `NoCapacity`; `Unavailable` for a node that does not lead."""
+
+    async def admit(self, order: Order, term: int, leader: str) -> Record:
+        """As owner, as `TaskService.spawn`. `Conflict` for the order of a leader that has been overruled."""
+
+    async def keyed(self, key: Keyed) -> Plan:
+        """What is known of a key here: a task, that this node is busy with it, or nothing."""
+
+    def release(self, key: str, request: str) -> None: ...
+
+    def withdraw(self, task_id: str) -> None: ...
+
+
 @attrs.frozen
 class Answered:
     """A request that got an answer: *route* as the OpenAPI document writes it, or ``other`` where there is none.
@@ -223,3 +246,5 @@ class Core:
     version: str
     fleet: Fleet | None = None
     """None: this node answers for itself alone."""
+    placement: Placement | None = None
+    """None: this node's tasks are all there are."""

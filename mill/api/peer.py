@@ -11,7 +11,7 @@ import trio
 from quart import Response, current_app, g, request
 from quart_trio import QuartTrio
 
-from mill.api import images, logs, tasks
+from mill.api import images, logs, orders, tasks
 from mill.api.answers import nothing
 from mill.api.app import bare_app
 from mill.api.core import Core
@@ -36,6 +36,8 @@ def make_peer_app(deliver: Deliver, core: Core | None = None) -> QuartTrio:
     app = bare_app("mill-peer")
     if core is not None:
         _answer_for_tasks(app, core)
+        if core.placement is not None:
+            app.register_blueprint(orders.routes(core.placement))
 
     @app.post("/peer/packet")
     async def packet() -> Response:
@@ -49,7 +51,7 @@ def make_peer_app(deliver: Deliver, core: Core | None = None) -> QuartTrio:
 
 
 def _answer_for_tasks(app: QuartTrio, core: Core) -> None:
-    alone = attrs.evolve(core, fleet=None)  # what was passed on once is not passed on again
+    alone = attrs.evolve(core, fleet=None, placement=None)  # what was passed on once is not passed on again
     for noun in (tasks, logs, images):
         blueprint = noun.routes(alone)
         blueprint.before_request(_take_over)

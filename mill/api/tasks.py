@@ -40,7 +40,8 @@ def _of_all(found: Blueprint, core: Core) -> None:
         key = _key(request.headers.get(KEY_HEADER))
         wanted = await json_body(SpawnRequest)
         signed = None if key is None else sign(key, wanted)
-        record = await core.tasks.spawn(wanted, core.templates.drafts(), signed)
+        place = core.placement or core.tasks
+        record = await place.spawn(wanted, core.templates.drafts(), signed)
         said = {"id": record.id, "address": record.address, "node": record.node, "status": record.status}
         if record.spec.publish:
             said["publish"] = to_json(record.spec.publish)

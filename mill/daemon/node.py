@@ -70,7 +70,8 @@ from mill.tasks import service as task_service
 from mill.tasks.drafts import Choice, new_id
 from mill.tasks.events import Events
 from mill.tasks.lifecycle import World
-from mill.tasks.service import Identity, Tasks
+from mill.tasks.orders import Identity
+from mill.tasks.service import Tasks
 from mill.units import DNS_PORT
 
 log = structlog.get_logger()

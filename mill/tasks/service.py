@@ -21,7 +21,6 @@ from mill.model import (
     Duration,
     Keyed,
     Kill,
-    Owned,
     PullPolicy,
     Record,
     Resources,
@@ -30,14 +29,13 @@ from mill.model import (
     Stats,
     Status,
     Task,
-    Time,
-    Times,
 )
 from mill.tasks.drafts import Choice, finish, lay_out, new_id
 from mill.tasks.filter import Filter, Page, Position
 from mill.tasks.keyed import check_same
 from mill.tasks.ledger import Ledger
 from mill.tasks.lifecycle import SIGKILL, World, run_task
+from mill.tasks.orders import Identity, Order, Withdrawn, first_task
 from mill.tasks.ports import Records, Room
 from mill.tasks.states import cleaned, faulted, to_end
 from mill.tasks.table import LiveTask, OnCommit, Table, tell_nobody
@@ -48,19 +46,12 @@ START_PATIENCE_S = 2.0
 RECORD_PATIENCE_S = 1.0
 """How long a kill waits for its wish to be stored before it is acted on. Usual: 1 ms."""
 
+WITHDRAWN = "milld (placed elsewhere)"
+"""By whom a task was killed whose order was withdrawn."""
+
 _STARTING = frozenset({Status.PULLING, Status.STARTING})
 
 log = structlog.get_logger()
-
-
-@attrs.frozen
-class Identity:
-    """Who this node is: what its tasks' records carry."""
-
-    node_id: str
-    name: str
-    ip: str
-    allow_mounts: tuple[str, ...] = ()
 
 
 @attrs.define(eq=False)
@@ -77,6 +68,7 @@ class Tasks:
     table: Table
     draining: bool = False
     """No new task is let in."""
+    withdrawn: Withdrawn = attrs.field(factory=Withdrawn, init=False)
     _turns: "WeakValueDictionary[str, trio.Lock]" = attrs.field(factory=WeakValueDictionary, init=False)
     """Of each idempotency key that is being used now: spawns that come with it at once make one task."""
 
@@ -87,24 +79,43 @@ class Tasks:
 
         `FieldError`, `NoCapacity`, `NoSpace`, `Unavailable`, or `Conflict` of the key: then nothing was made.
         """
-        if key is None:
-            return await self._spawn(request, templates, None)
-        async with self._turns.setdefault(key.key, trio.Lock()):
-            known = await self._store.keyed(key.key, self._world.clock.now())
-            return await self._spawn(request, templates, key) if known is None else self._again(known, key)
+        draft, template = lay_out(request, templates)
+        return await self.admit(Order(draft, self._world.clock.now(), template, key))
 
-    def _again(self, known: Record, key: Keyed) -> Record:
-        """The task that *key* made before."""
+    async def admit(self, order: Order) -> Record:
+        """As `spawn`, of what is laid out already. An order that comes twice is one task; `Conflict`, too, of one withdrawn."""
+        if order.keyed is None:
+            return await self._take(order)
+        async with self._turns.setdefault(order.keyed.key, trio.Lock()):
+            known = await self.keyed(order.keyed)
+            return await self._take(order) if known is None else known
+
+    async def keyed(self, key: Keyed) -> Record | None:
+        """The task that *key* made before, as it is now, be it of this node or of another; `Conflict`."""
+        known = await self._store.keyed(key.key, self._world.clock.now())
+        if known is None:
+            return None
         check_same(known, key)
         live = self.table.get(known.id)
         return known if live is None else live.record
 
-    async def _spawn(
-        self, request: SpawnRequest, templates: Mapping[str, Draft], key: Keyed | None
-    ) -> Record:
-        created = self._world.clock.now()
-        draft, template = lay_out(request, templates)
-        spec = finish(draft, allow_mounts=self._me.allow_mounts)
+    def withdraw(self, task_id: str) -> None:
+        """The order of that id does not count: whatever it has made ends, and if it is still to come it is refused."""
+        self.withdrawn.add(task_id)
+        live = self.table.get(task_id)
+        if live is not None:
+            self._end_withdrawn(live)
+
+    def _end_withdrawn(self, live: LiveTask) -> None:
+        kill = Kill(WITHDRAWN, self._world.clock.now(), Duration(0.0), SIGKILL)
+        live.wish_kill(kill)
+        self._nursery.start_soon(live.record_kill, trio.Event())
+        live.request_kill(kill, trio.current_time())
+
+    async def _take(self, order: Order) -> Record:
+        spec = finish(order.draft, allow_mounts=self._me.allow_mounts)
+        if order.task_id is not None and (known := await self._ordered(order.task_id)) is not None:
+            return known
         asked = Resources(spec.cpu, spec.memory)
         self.ledger.check_ever_fits(asked)
         if self.draining:
@@ -112,7 +123,7 @@ class Tasks:
                 f"node {self._me.name} is being drained: it takes no new task until 'mill nodes undrain'"
             )
         self._room.check(sum(live.task.record.status in _STARTING for live in self.table))
-        task_id = self._choose_id(spec)
+        task_id = order.task_id or self._choose_id(spec)
         self.ledger.reserve(task_id, asked)
         try:
             spec = self._world.mesh.reserve(task_id, spec)
@@ -120,15 +131,30 @@ class Tasks:
         except BaseException:
             self._release(task_id)
             raise
-        status = Status.PULLING if image is None else Status.STARTING
-        live = self.table.add(await self._record(task_id, spec, template, status, created, key), image)
+        live = self.table.add(await self._record(order, task_id, spec, image is not None), image)
         self._nursery.start_soon(self._supervise, live, False)
+        if live.id in self.withdrawn:
+            self._end_withdrawn(live)
         if image is not None:
             for _ in range(
                 2
             ):  # its first calls are under way before the answer is made, which takes a millisecond
                 await trio.lowlevel.cancel_shielded_checkpoint()
         return live.record
+
+    async def _ordered(self, task_id: str) -> Record | None:
+        """What an order of that id has made already; `Conflict` where it is none to carry out."""
+        if task_id in self.withdrawn:
+            raise Conflict(f"the order of {task_id} was withdrawn")
+        if task_id in self.ledger.reservations and self.table.get(task_id) is None:
+            raise Conflict(f"the order of {task_id} is being carried out already")
+        try:
+            known = await self.get(task_id)
+        except NotFound:
+            return None
+        if known.node_id != self._me.node_id:
+            raise Conflict(f"{task_id} is a task of node {known.node}")
+        return known
 
     def _choose_id(self, spec: Spec) -> str:
         """One that no task has now; one that the runtime has prepared something for, if it can be."""
@@ -139,21 +165,18 @@ class Tasks:
         ready = self._world.runtime.ready_id(spec)
         return new_id(spec.name, self._choice, taken) if ready is None or taken(ready) else ready
 
-    async def _record(
-        self,
-        task_id: str,
-        spec: Spec,
-        template: str | None,
-        status: Status,
-        created: Time,
-        key: Keyed | None,
-    ) -> Task:
+    async def _record(self, order: Order, task_id: str, spec: Spec, is_here: bool) -> Task:  # noqa: FBT001 -- of the image
         """The row, committed; its reservation goes with it to another id, or goes if there is no row."""
+        clock, status = self._world.clock, Status.STARTING if is_here else Status.PULLING
         while True:
-            task = self._first(task_id, spec, template, status, created, key)
+            pull_by = Deadline(clock.boot_id, clock.boottime() + spec.pull_timeout)
+            task = first_task(order, task_id, spec, status, self._me, clock.now(), pull_by)
             try:
                 await self._store.insert(task)
             except Conflict:  # an ended task still has that id
+                if order.task_id is not None:
+                    self._release(task_id)
+                    raise
                 other = new_id(spec.name, self._choice, self.ledger.reservations.__contains__)
                 self.ledger.adopt(other, Resources(spec.cpu, spec.memory))
                 self.ledger.release(task_id)
@@ -168,34 +191,6 @@ class Tasks:
     def _release(self, task_id: str) -> None:
         self.ledger.release(task_id)
         self._world.mesh.release(task_id)
-
-    def _first(
-        self,
-        task_id: str,
-        spec: Spec,
-        template: str | None,
-        status: Status,
-        created: Time,
-        key: Keyed | None,
-    ) -> Task:
-        clock = self._world.clock
-        placed = clock.now()
-        record = Record(
-            id=task_id,
-            spec=spec.without_env_values(),
-            status=status,
-            node=self._me.name,
-            node_id=self._me.node_id,
-            address=f"{task_id}.mill:{spec.port}",
-            times=Times(created, placed=placed, pulled=placed if status is Status.STARTING else None),
-            template=template,
-            keyed=key,
-        )
-        env = {name: value for name, value in spec.env.items() if value is not None}
-        return Task(
-            record,
-            Owned(env=env, pull_deadline=Deadline(clock.boot_id, clock.boottime() + spec.pull_timeout)),
-        )
 
     async def get(self, task_id: str) -> Record:
         """The record, with live figures where it runs; `NotFound`."""
