@@ -28,6 +28,8 @@ SECRET_VARIABLE = "MILL_SECRET"  # noqa: S105 -- its name
 """The cluster's secret for a new node; no option, for everybody may read a command line."""
 DEFAULT_LISTEN = "127.0.0.1:4400"
 DEFAULT_DNS_LISTEN = "127.0.0.1:4453"
+AWAY_S = 600.0
+"""How long a node that was stopped may take to come back before its tasks count as lost: an upgrade, with a reboot."""
 PEER_PORT = 4401
 """Where nodes hear each other: gossip by UDP, everything else by TCP."""
 

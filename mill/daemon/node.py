@@ -27,6 +27,7 @@ from mill.api import app as api_app
 from mill.api import server as api_server
 from mill.api.core import Core
 from mill.api.server import Load
+from mill.cluster.values import NodeId
 from mill.config import STARTS_PER_CORE, Config
 from mill.containerd import embedded, images, runtime, session
 from mill.containerd import host as containerd_host
@@ -39,6 +40,7 @@ from mill.containerd.session import Session
 from mill.containerd.spares import Spares
 from mill.daemon import cluster, datadir, host, meters, rebuild, soundness
 from mill.daemon.clock import SystemClock
+from mill.daemon.cluster import Cluster, Me
 from mill.daemon.layers import Layer, running
 from mill.daemon.meters import Meters
 from mill.daemon.metrics import Levels, Metrics
@@ -55,7 +57,7 @@ from mill.errors import SetupError
 from mill.logs import retention
 from mill.logs import store as log_store
 from mill.logs.store import Logs
-from mill.model import NodeStatus
+from mill.model import NodeState, NodeStatus, Resources
 from mill.network import service as network
 from mill.network.addresses import Peer
 from mill.network.service import Mesh
@@ -104,10 +106,20 @@ async def serve_node(
 
         given = read_given(config.secret_file, config.secret)
         sock, dns_port = _bind(config, layers)
-        peer_sock = cluster.bind(config, layers)
+        doors = cluster.bind(config, layers)
+        if doors is not None:
+            config = attrs.evolve(config, advertise=doors.membership.address)
         counted: Meters = await layer(meters.serve)
         engine, mesh = await _engine(config, layer, clock, counted)
         store = await _store(config, clock, layer)
+        ring = read_ring(config.data_dir / SECRET_NAME, given)
+        channels = _channels(config, ring, engine, clock)
+        member: Cluster | None = None
+        if doors is not None:
+            says = _me(engine, host.capacity_of(config), clock)
+            member = await cluster.join(config, doors, store, channels, ring, says, clock.now, layer)
+            await member.wait_ready(shutdown)
+            layers.push_async_callback(member.gossip.linger)
         logs: Logs = await layer(log_store.serve, config.data_dir, clock.now)
         me = Identity(engine.node_id, engine.node_name, engine.ip, config.allow_mounts)
         world = World(engine, logs, clock, trio.CapacityLimiter(_starts_at_once()), mesh)
@@ -125,13 +137,13 @@ async def serve_node(
         nodes = await Nodes.load(store, tasks, engine, clock.now())
         tokens = await Tokens.load(store, read_or_make(config.data_dir / datadir.TOKEN_NAME), clock.now)
         core = _core(config, nodes, tasks, logs, Events(store), engine, templates, tokens, clock, metrics)
-        channels = _channels(config, given, engine, clock)
-        await cluster.join(peer_sock, channels, layer)
         tls = None if _on_loopback(sock) else ApiTls(channels)
         await layer(api_server.serve, api_app.make_app(core), sock, load, tls)
         datadir.publish_api(config.data_dir, address := _address(sock), channels.trusted_pem)
         task_status.started(Ready(engine.node_name, address, engine.session.socket, dns_port.shown))
         await shutdown()
+        if member is not None:
+            member.go(for_good=nodes.state is NodeState.DRAINED)
 
 
 def _bind(config: Config, layers: AsyncExitStack) -> tuple[Socket, Listener]:
@@ -333,11 +345,21 @@ def _status(nodes: Nodes, tasks: Tasks, engine: Runtime) -> NodeStatus:
     )
 
 
-def _channels(config: Config, given: Keyring | None, engine: Runtime, clock: SystemClock) -> Channels:
+def _channels(config: Config, ring: Keyring, engine: Runtime, clock: SystemClock) -> Channels:
     """What this node speaks TLS by, made of the cluster's secret."""
-    ring = read_ring(config.data_dir / SECRET_NAME, given)
     names = ("localhost", *host.names(), engine.node_name, *config.tls_names)
     return Channels(ring, UUID(engine.node_id).hex, names, clock.now)
+
+
+def _me(engine: Runtime, capacity: Resources, clock: SystemClock) -> Me:
+    """What this node says of itself to all others."""
+    meta = {
+        "version": __version__,
+        "cpu": repr(capacity.cpu),
+        "memory": repr(capacity.memory),
+        "started": repr(clock.now()),
+    }
+    return Me(NodeId(UUID(engine.node_id).hex), engine.node_name, meta)
 
 
 def _on_loopback(sock: Socket) -> bool:
