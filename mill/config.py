@@ -73,9 +73,9 @@ KEY_POLL_S = 0.05
 WITHDRAW_S = 600.0
 """How long a node that may have taken on a task, without a word, is told that it does not count."""
 WITHDRAW_AGAIN_S = 1.0
-LOAD_EVERY_S = 0.5
+LOAD_EVERY_S = 0.2
 """How old what a node says of its load may be."""
-IMAGES_EVERY_S = 5.0
+IMAGES_EVERY_S = 2.0
 """How old what it says of its images may be: containerd has to be asked."""
 ASK_ALL_S = 0.3
 """For all other nodes to say whether they know a task that this one has not heard of yet. What gossip takes is the bound."""

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 import attrs
+import structlog
 import trio
 
 from mill.api.core import Elsewhere
@@ -20,11 +21,14 @@ from mill.errors import Unavailable
 from mill.model import Record, Scope, Task
 from mill.tasks.table import Table
 
-OK = 200
+OK, NOT_FOUND = 200, 404
 UNREADABLE = (ExceptionGroup, ValueError, LookupError, TypeError, AttributeError)
 """What an answer raises that only another Mill understands."""
 AS_MILLD: Mapping[str, str] = {CALLER: "milld", SCOPE: Scope.READ}
 """For what a node asks on its own account."""
+
+
+log = structlog.get_logger()
 
 
 class Membership(Protocol):
@@ -79,23 +83,32 @@ class Fleet:
         return Elsewhere(owner, record)
 
     async def _ask_all(self, task_id: str) -> Record | None:
-        """What the first says that knows it."""
+        """What the first says that knows it; None once all have said that they do not. `Unavailable` for who cannot be sure."""
         found: list[Record] = []
+        unsure = self.others()
 
         async def ask(node: NodeId) -> None:
             path = f"/v1/tasks/{quote(task_id, safe='')}"
             try:
                 async with self._peers.open(node, "GET", path, headers=AS_MILLD) as answer:
+                    said = await read_json(answer)
                     if answer.status == OK:
-                        found.append(from_json(Record, await read_json(answer)))
+                        found.append(from_json(Record, said))
                         nursery.cancel_scope.cancel()
-            except (Unreachable, *UNREADABLE):
-                pass
+                    elif answer.status == NOT_FOUND:
+                        unsure.remove(node)
+            except (Unreachable, *UNREADABLE) as error:
+                log.debug("a node does not say whether it knows a task", node=node[:8], why=str(error))
 
         with trio.move_on_after(ASK_ALL_S):
             async with trio.open_nursery() as nursery:
                 for node in self.others():
                     nursery.start_soon(ask, node)
+        if not found and unsure:
+            names = ", ".join(self.name_of(node) for node in unsure)
+            raise Unavailable(
+                f"no task {task_id[:80]!r} is known here yet, and {names} did not say; try again"
+            )
         return found[0] if found else None
 
     def others(self) -> list[NodeId]:

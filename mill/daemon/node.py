@@ -27,7 +27,6 @@ from mill.api import app as api_app
 from mill.api import server as api_server
 from mill.api.core import Core
 from mill.api.server import Load
-from mill.cluster.values import NodeId
 from mill.config import STARTS_PER_CORE, Config
 from mill.containerd import embedded, images, runtime, session
 from mill.containerd import host as containerd_host
@@ -38,9 +37,9 @@ from mill.containerd.running import Running
 from mill.containerd.runtime import Runtime
 from mill.containerd.session import Session
 from mill.containerd.spares import Spares
-from mill.daemon import cluster, datadir, host, meters, rebuild, soundness
+from mill.daemon import datadir, host, meters, rebuild, soundness
 from mill.daemon.clock import SystemClock
-from mill.daemon.cluster import Cluster, Me
+from mill.daemon.everywhere import answer_for_all, become_member, doors_of
 from mill.daemon.layers import Layer, running
 from mill.daemon.meters import Meters
 from mill.daemon.metrics import Levels, Metrics
@@ -57,7 +56,7 @@ from mill.errors import SetupError
 from mill.logs import retention
 from mill.logs import store as log_store
 from mill.logs.store import Logs
-from mill.model import NodeState, NodeStatus, Resources
+from mill.model import NodeState, NodeStatus
 from mill.network import service as network
 from mill.network.addresses import Peer
 from mill.network.service import Mesh
@@ -106,18 +105,14 @@ async def serve_node(
 
         given = read_given(config.secret_file, config.secret)
         sock, dns_port = _bind(config, layers)
-        doors = cluster.bind(config, layers)
-        if doors is not None:
-            config = attrs.evolve(config, advertise=doors.membership.address)
+        doors, config = doors_of(config, layers)
         counted: Meters = await layer(meters.serve)
         engine, mesh = await _engine(config, layer, clock, counted)
         store = await _store(config, clock, layer)
         ring = read_ring(config.data_dir / SECRET_NAME, given)
         channels = _channels(config, ring, engine, clock)
-        member: Cluster | None = None
-        if doors is not None:
-            says = _me(engine, host.capacity_of(config), clock)
-            member = await cluster.join(config, doors, store, channels, ring, says, clock.now, layer)
+        member = await become_member(config, doors, store, channels, ring, engine, clock, layer)
+        if member is not None:
             await member.wait_ready(shutdown)
             layers.push_async_callback(member.gossip.linger)
         logs: Logs = await layer(log_store.serve, config.data_dir, clock.now)
@@ -128,8 +123,7 @@ async def serve_node(
         room = Room(config.data_dir, lambda: engine.session.features.stores, clock.boottime)
         serve_tasks = partial(task_service.serve, room=room, on_commit=counted.on_commit)
         tasks: Tasks = await layer(serve_tasks, me, capacity, store, world, SystemRandom())
-        limits = {"max_bytes": config.log_max_bytes, "retention_s": config.log_retention_secs}
-        await layer(retention.serve, logs, tasks, **limits)
+        await layer(_retention(config), logs, tasks)
         engine.images.holds.ask_tasks(tasks.images)
         names = await _dns(config, dns_port, tasks, engine, mesh, counted, layer)
         templates = await Templates.load(store, config.templates)
@@ -137,13 +131,25 @@ async def serve_node(
         nodes = await Nodes.load(store, tasks, engine, clock.now())
         tokens = await Tokens.load(store, read_or_make(config.data_dir / datadir.TOKEN_NAME), clock.now)
         core = _core(config, nodes, tasks, logs, Events(store), engine, templates, tokens, clock, metrics)
-        tls = None if _on_loopback(sock) else ApiTls(channels)
-        await layer(api_server.serve, api_app.make_app(core), sock, load, tls)
-        datadir.publish_api(config.data_dir, address := _address(sock), channels.trusted_pem)
+        core = await answer_for_all(member, core, store, tasks, nodes, engine.images.list, clock, layer)
+        address = await _api(config, core, sock, channels, load, layer)
         task_status.started(Ready(engine.node_name, address, engine.session.socket, dns_port.shown))
         await shutdown()
         if member is not None:
             member.go(for_good=nodes.state is NodeState.DRAINED)
+
+
+def _retention(config: Config) -> Callable[..., Awaitable[None]]:
+    return partial(retention.serve, max_bytes=config.log_max_bytes, retention_s=config.log_retention_secs)
+
+
+async def _api(config: Config, core: Core, sock: Socket, channels: Channels, load: Load, layer: Layer) -> str:
+    """Answer on *sock*; the address for who is on this host."""
+    tls = None if _on_loopback(sock) else ApiTls(channels)
+    await layer(api_server.serve, api_app.make_app(core), sock, load, tls)
+    address = _address(sock)
+    datadir.publish_api(config.data_dir, address, channels.trusted_pem)
+    return address
 
 
 def _bind(config: Config, layers: AsyncExitStack) -> tuple[Socket, Listener]:
@@ -349,17 +355,6 @@ def _channels(config: Config, ring: Keyring, engine: Runtime, clock: SystemClock
     """What this node speaks TLS by, made of the cluster's secret."""
     names = ("localhost", *host.names(), engine.node_name, *config.tls_names)
     return Channels(ring, UUID(engine.node_id).hex, names, clock.now)
-
-
-def _me(engine: Runtime, capacity: Resources, clock: SystemClock) -> Me:
-    """What this node says of itself to all others."""
-    meta = {
-        "version": __version__,
-        "cpu": repr(capacity.cpu),
-        "memory": repr(capacity.memory),
-        "started": repr(clock.now()),
-    }
-    return Me(NodeId(UUID(engine.node_id).hex), engine.node_name, meta)
 
 
 def _on_loopback(sock: Socket) -> bool:

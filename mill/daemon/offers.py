@@ -1,5 +1,6 @@
 """What each node has to offer, out of what it said last and what was sent there since; and what this node says. Wired by `cluster`."""
 
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -19,6 +20,8 @@ from mill.tasks.ledger import Ledger
 from mill.tasks.placement import Lot, Offer, rank
 
 NOTHING = Resources(0.0, 0)
+FRESH_S = LOAD_EVERY_S + 0.1
+"""What was sent to a node so shortly before its word it may not have counted yet."""
 PROMISED_S = 10.0
 """How long what was sent to a node counts, if it says nothing of its load meanwhile."""
 
@@ -50,9 +53,18 @@ class _Said:
     load: Load | None
     sent: deque[tuple[float, Resources]] = attrs.field(factory=deque)
 
-    def promised(self, now: float) -> Resources:
-        while self.sent and self.sent[0][0] + PROMISED_S <= now:
+    def hear(self, data: bytes, now: float) -> None:
+        """Its next word, which tells of all that had come there when it was made."""
+        if data != self.data:
+            self.data, self.load = data, loads.decode(data)
+            self._forget(now - FRESH_S)
+
+    def _forget(self, before: float) -> None:
+        while self.sent and self.sent[0][0] <= before:
             self.sent.popleft()
+
+    def promised(self, now: float) -> Resources:
+        self._forget(now - PROMISED_S)
         return Resources(sum(one.cpu for _, one in self.sent), sum(one.memory for _, one in self.sent))
 
 
@@ -108,10 +120,8 @@ class Offers:
         if node == self._cluster.id:
             own = self._said.setdefault(node, _Said(b"", None))
             return _offer(member, self.own(), image, own.promised(now))
-        data = self._cluster.loads.get(node, b"")
-        said = self._said.get(node)
-        if said is None or said.data != data:
-            said = self._said[node] = _Said(data, loads.decode(data))
+        said = self._said.setdefault(node, _Said(b"", None))
+        said.hear(self._cluster.loads.get(node, b""), now)
         if said.load is None or member.state is MemberState.LEFT:
             return None
         return _offer(member, said.load, image, said.promised(now))
@@ -119,9 +129,13 @@ class Offers:
     def own(self) -> Load:
         return Load(self._ledger.capacity, self._ledger.free, self._state(), self._images)
 
-    async def say(self, images: Callable[[], Awaitable[list[Image]]]) -> None:
+    async def serve(
+        self, images: Callable[[], Awaitable[list[Image]]], *, task_status: trio.TaskStatus[None]
+    ) -> None:
         """Tell the others, until cancelled."""
-        listed_at = -IMAGES_EVERY_S
+        listed_at = -math.inf
+        self._cluster.say_load(loads.encode(self.own()))
+        task_status.started()
         while True:
             if trio.current_time() - listed_at >= IMAGES_EVERY_S:
                 listed_at = trio.current_time()

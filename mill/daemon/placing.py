@@ -11,6 +11,7 @@ cluster that do not hear each other can still make a task each.
 
 import json
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -42,7 +43,7 @@ from mill.errors import CallerError, Conflict, MillError, NoCapacity, Unavailabl
 from mill.model import Draft, Keyed, Record, Resources, SpawnRequest, Spec, Time
 from mill.tasks.drafts import Choice, finish, lay_out, new_id
 from mill.tasks.keyed import check_same
-from mill.tasks.orders import Grants, Order, Plan, Wanted
+from mill.tasks.orders import Grants, Made, Order, Plan, Wanted
 from mill.tasks.service import Tasks
 
 FAILED = 500
@@ -76,6 +77,7 @@ class Placing:
     _choice: Choice
     _now: Callable[[], Time]
     _nursery: trio.Nursery
+    _made: Made = attrs.field(factory=Made, init=False)
     _grants: Grants = attrs.field(factory=Grants, init=False)
     _turns: "WeakValueDictionary[str, trio.Lock]" = attrs.field(factory=WeakValueDictionary, init=False)
 
@@ -92,22 +94,32 @@ class Placing:
         if key is None:
             return await self._place(order, spec)
         async with self._turns.setdefault(key.key, trio.Lock()):
-            known = await self._tasks.keyed(key)
+            known = await self._known(key)
             return await self._place(order, spec) if known is None else known
+
+    async def _known(self, key: Keyed) -> Record | None:
+        """The task of *key*, if this node has heard of it, or has had it made; `Conflict`."""
+        known = await self._tasks.keyed(key)
+        if known is None and (known := self._made.get(key.key)) is not None:
+            check_same(known, key)
+        return known
 
     async def _place(self, order: Order, spec: Spec) -> Record:
         request = "".join(self._choice.choices("0123456789abcdef", k=32))
         image = str(reference.parse(spec.image))
-        wanted = Wanted(request, spec.cpu, spec.memory, image, order.keyed)
+        wanted = Wanted(request, self._cluster.id, spec.cpu, spec.memory, image, order.keyed)
         plan = await self._plan(wanted)
         if plan.known is not None:
             return plan.known
         try:
-            return await self._carry_out(order, spec, plan)
+            record = await self._carry_out(order, spec, plan)
         except BaseException:
             if order.keyed is not None:
                 self._give_back(plan, Released(order.keyed.key, request))
             raise
+        if order.keyed is not None:
+            self._made.add(order.keyed.key, record, trio.current_time())
+        return record
 
     async def _plan(self, wanted: Wanted) -> Plan:
         """Once the key, if there is one, is not somebody else's."""
@@ -116,12 +128,19 @@ class Placing:
             if trio.current_time() >= until:
                 raise Unavailable("another spawn by this Idempotency-Key is not answered yet; try again")
             await trio.sleep(KEY_POLL_S)
-            known = await self._tasks.keyed(wanted.keyed)
-            if known is not None:
+            if (known := await self._heard(wanted.keyed, NodeId(plan.by))) is not None:
                 return Plan(known=known)
         if plan.known is not None and wanted.keyed is not None:
             check_same(plan.known, wanted.keyed)
         return plan
+
+    async def _heard(self, key: Keyed, by: NodeId) -> Record | None:
+        """The task that another request has made by *key* meanwhile, by what has come here or by the word of who has taken it in."""
+        known = await self._known(key)
+        if known is None and by not in {"", self._cluster.id}:
+            with suppress(Unavailable, *UNREADABLE):
+                known = from_json(Plan, await self._ask(by, "key", key, LEADER_S)).known
+        return known
 
     async def _ask_plan(self, wanted: Wanted) -> Plan:
         """The leader's, if it says one in time; without it: here, else wherever seems best."""
@@ -267,7 +286,7 @@ class Placing:
         if wanted.keyed is None or plan.busy:
             return plan
         try:
-            known = await self._tasks.keyed(wanted.keyed)
+            known = await self._known(wanted.keyed)
         except Conflict:
             self.release(wanted.keyed.key, wanted.request)
             raise
@@ -278,8 +297,10 @@ class Placing:
 
     def _own_plan(self, wanted: Wanted, mandate: Mandate, *, mine: bool) -> Plan:
         key = wanted.keyed
-        if key is not None and not self._grants.take(key.key, wanted.request, trio.current_time()):
-            return Plan(busy=True)
+        if key is not None:
+            grant = self._grants.take(key.key, wanted.request, wanted.by, trio.current_time())
+            if grant.request != wanted.request:
+                return Plan(busy=True, by=grant.by)
         try:
             ranked = self._offers.rank(Resources(wanted.cpu, wanted.memory), wanted.image, mine=mine)
         except MillError:
@@ -297,8 +318,8 @@ class Placing:
     async def keyed(self, key: Keyed) -> Plan:
         lock = self._turns.get(key.key)
         busy = lock is not None and lock.locked()
-        known = await self._tasks.keyed(key)
-        return Plan(known=known, busy=busy and known is None)
+        known = await self._known(key)
+        return Plan(known=known, busy=busy and known is None, by=self._cluster.id)
 
     def release(self, key: str, request: str) -> None:
         self._grants.release(key, request)

@@ -36,10 +36,11 @@ class Order(Kept):
 class Wanted(Kept):
     """What the leader is told of a task that needs a node: nothing of what it runs but the image, none of its environment.
 
-    `request` is the receiver's own name for what it asks.
+    `request` is what the receiver, `by`, calls it by itself.
     """
 
     request: str
+    by: str
     cpu: float
     memory: int
     image: str
@@ -50,7 +51,7 @@ class Wanted(Kept):
 class Plan(Kept):
     """Which nodes to ask, best first, by the mandate (`term`, `leader`); term 0: without one.
 
-    `known`: the task that the key has made before. `busy`: somebody else is being answered by that key: ask again.
+    `known`: the task that the key has made before. `busy`: another request, taken in by the node `by`, has that key: ask again.
     """
 
     nodes: tuple[str, ...] = ()
@@ -58,13 +59,15 @@ class Plan(Kept):
     leader: str = ""
     known: Record | None = None
     busy: bool = False
+    by: str = ""
 
 
 @attrs.frozen
 class Grant:
-    """The key is that request's to make a task by, until then."""
+    """The key is that request's, of the node `by`, to make a task by, until then."""
 
     request: str
+    by: str
     until: float
 
 
@@ -74,16 +77,32 @@ class Grants:
 
     _given: dict[str, Grant] = attrs.field(factory=dict)
 
-    def take(self, key: str, request: str, now: float) -> bool:
-        """Whether *request* has the key from now on."""
+    def take(self, key: str, request: str, by: str, now: float) -> Grant:
+        """Whose the key is from now on: that request's, unless it was another's."""
         for old in [other for other, grant in self._given.items() if grant.until <= now]:
             del self._given[old]
-        return self._given.setdefault(key, Grant(request, now + GRANT_S)).request == request
+        return self._given.setdefault(key, Grant(request, by, now + GRANT_S))
 
     def release(self, key: str, request: str) -> None:
         """No task came of it: the next one may try."""
         if (grant := self._given.get(key)) is not None and grant.request == request:
             del self._given[key]
+
+
+@attrs.define
+class Made:
+    """The tasks that keys made by way of this node, for as long as it may take until their records have come here."""
+
+    _records: dict[str, tuple[Record, float]] = attrs.field(factory=dict)
+
+    def add(self, key: str, record: Record, now: float) -> None:
+        for old in [other for other, (_, until) in self._records.items() if until <= now]:
+            del self._records[old]
+        self._records[key] = record, now + GRANT_S
+
+    def get(self, key: str) -> Record | None:
+        found = self._records.get(key)
+        return None if found is None else found[0]
 
 
 def first_task(
