@@ -28,6 +28,11 @@ MOST_GRACE_S = 86400.0
 MOST_STRING_BYTES = 128 * 1024 - 1
 """The kernel's limit for one argument or environment string (execve(2): MAX_ARG_STRLEN)."""
 
+KEY_HEADER = "Idempotency-Key"
+MOST_REQUEST_KEY_LENGTH = 255
+REQUEST_KEY_PATTERN = f"[!-~]{{1,{MOST_REQUEST_KEY_LENGTH}}}"
+"""Visible ASCII, as a header carries it."""
+
 LEAST_MESH_PREFIX = 28
 """The smallest range that is of use: 13 tasks on one node."""
 MESH_LINKS = ("vxlan", "routes", "auto")
@@ -80,6 +85,13 @@ def is_host_name(text: str) -> bool:
     return len(text) <= 253 and all(  # noqa: PLR2004 -- RFC 1035, as it is written out
         is_label(part, 63) for part in text.split(".")
     )
+
+
+def check_request_key(key: str) -> None:
+    """What a spawn may be made safe to repeat by."""
+    if re.fullmatch(REQUEST_KEY_PATTERN, key) is None:
+        most = MOST_REQUEST_KEY_LENGTH
+        raise FieldError(KEY_HEADER, f"must be 1 to {most} visible ASCII characters, a UUID for instance")
 
 
 def parse_signal(value: str | int) -> int:

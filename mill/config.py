@@ -28,6 +28,10 @@ SECRET_VARIABLE = "MILL_SECRET"  # noqa: S105 -- its name
 """The cluster's secret for a new node; no option, for everybody may read a command line."""
 DEFAULT_LISTEN = "127.0.0.1:4400"
 DEFAULT_DNS_LISTEN = "127.0.0.1:4453"
+AWAY_S = 600.0
+"""How long a node that was stopped may take to come back before its tasks count as lost: an upgrade, with a reboot."""
+PEER_PORT = 4401
+"""Where nodes hear each other: gossip by UDP, everything else by TCP."""
 
 SHUTDOWN_S = 4.0
 """What a SIGTERM leaves for open requests and half-done starts; systemd and people expect an end within 5 s."""
@@ -53,8 +57,32 @@ API_WRITE_DEADLINE_S = 30.0
 """A client that takes nothing for so long is cut off; its cursor lets it resume."""
 API_KEEP_ALIVE_S = 75.0
 """An idle connection is closed after it (nginx's default; hypercorn's 5 s break clients' pools)."""
+WITHDRAWN_KEPT = 1000
+"""Orders of other nodes that were taken back: what is on its way for longer than it takes to forget that many, never comes."""
+MOST_OWNERS = 3
+"""Nodes that are asked to take a task, before its caller is told that there is no room."""
+LEADER_S = 1.0
+"""For the leader to say where a task goes; then who takes it in goes without."""
+ADMIT_S = 5.0
+"""For a node to take a task on: one commit. Who is slower leaves it open whether there is a task, which costs more than patience."""
+GRANT_S = 30.0
+"""How long a key is one request's: well over what a spawn takes together with what gossip does to tell of it."""
+KEY_PATIENCE_S = 5.0
+"""How long a spawn waits for another by the same key to be answered."""
+KEY_POLL_S = 0.05
+WITHDRAW_S = 600.0
+"""How long a node that may have taken on a task, without a word, is told that it does not count."""
+WITHDRAW_AGAIN_S = 1.0
+LOAD_EVERY_S = 0.2
+"""How old what a node says of its load may be."""
+IMAGES_EVERY_S = 2.0
+"""How old what it says of its images may be: containerd has to be asked."""
+ASK_ALL_S = 0.3
+"""For all other nodes to say whether they know a task that this one has not heard of yet. What gossip takes is the bound."""
 LONG_POLL_S = 60.0
 """The longest `wait` one request may ask for; a client asks again."""
+KEY_LIFETIME_S = 86400.0
+"""How long an Idempotency-Key stands for the task that it made: as long as at the services that people know (Stripe's is a day)."""
 EVENTS_KEPT = 50_000
 """State changes that can be resumed from, at most; four a task, some 2 kB each. Those of a deleted record go sooner."""
 EVENTS_BATCH = 50
@@ -183,6 +211,8 @@ class Config:
     tls_names: tuple[str, ...] = ()
     secret_file: Path | None = None
     secret: str | None = attrs.field(default=None, repr=False)
+    peer_port: int = PEER_PORT
+    join: tuple[tuple[str, int], ...] = ()
     templates: Mapping[str, Draft] = attrs.field(factory=dict)
 
 
@@ -225,6 +255,27 @@ def _tls_names(value: object) -> tuple[str, ...]:
 
 def _advertise(value: object) -> str:
     return str(ip_address(_text(value)))
+
+
+def _join(value: object) -> tuple[tuple[str, int], ...]:
+    """A list, or a text with commas; each HOST, HOST:PORT or [IPv6]:PORT."""
+    texts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not texts:
+        raise ValueError(f"{value!r} is no list of nodes: write HOST or HOST:PORT")
+    return tuple(dict.fromkeys(_seed(_text(text).strip()) for text in texts))
+
+
+def _seed(text: str) -> tuple[str, int]:
+    host, port = text, str(PEER_PORT)
+    if text.startswith("[") or text.count(":") == 1:
+        host, _, port = text.rpartition(":") if not text.endswith("]") else (text, "", port)
+    host = host.removeprefix("[").removesuffix("]").lower()
+    try:
+        ip_address(host)
+    except ValueError:
+        if not checks.is_host_name(host):
+            raise ValueError(f"{text!r} is no node's address: write HOST or HOST:PORT") from None
+    return host, checks.parse_port(port)
 
 
 def _cpu(value: object) -> float:
@@ -304,7 +355,15 @@ OPTIONS: Mapping[str, tuple[Callable[[object], Any], str]] = {
         parse_resolvers,
         "resolvers for all names but .mill, IP[:PORT], separated by commas (default: the host's resolv.conf)",
     ),
-    "advertise": (_advertise, "the IP address that others reach this node by"),
+    "advertise": (
+        _advertise,
+        "the IP address that others reach this node by; with it, or with --join, it listens there for other nodes",
+    ),
+    "peer_port": (
+        checks.parse_port,
+        f"where nodes hear each other, UDP and TCP; the same on all is simplest (default: {PEER_PORT})",
+    ),
+    "join": (_join, "a node of the cluster to be of, HOST[:PORT]; may be given more than once"),
     "mesh_cidr": (
         checks.parse_mesh_range,
         "the range that all nodes' tasks have their addresses of (default: 10.99.0.0/16)",
@@ -340,6 +399,8 @@ OPTIONS: Mapping[str, tuple[Callable[[object], Any], str]] = {
     ),
 }
 """Every option: its parser and its help. Flags, environment and file all go through this table."""
+REPEATABLE = frozenset({"join"})
+"""Options whose flag may be given more than once; the values are joined by commas."""
 
 
 def load(flags: Mapping[str, object], environ: Mapping[str, str], config_file: Path | None) -> Config:

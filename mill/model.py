@@ -305,6 +305,14 @@ class Usage(Kept):
 
 
 @attrs.frozen
+class Keyed(Kept):
+    """What an Idempotency-Key made of a spawn (`tasks.keyed`): hashes of the key, and of the request that came with it."""
+
+    key: str
+    body: str
+
+
+@attrs.frozen
 class Record(Kept):
     """The public truth about one task. Only its owner raises `version`, by one at each change."""
 
@@ -327,6 +335,7 @@ class Record(Kept):
     peak_memory: int | None = None
     pull: PullProgress | None = None
     usage: Usage | None = None
+    keyed: Keyed | None = None
 
 
 @attrs.frozen

@@ -18,10 +18,11 @@ import attrs
 import structlog
 import trio
 
+from mill.cluster import rows as cluster
 from mill.convert import format_time, from_json, parse_time, to_json
 from mill.errors import Conflict, MillError, NoSpace, SetupError, Unavailable
-from mill.model import Draft, Status, Task, Template, TokenView
-from mill.tasks import journal, rows
+from mill.model import Draft, Record, Status, Task, Template, TokenView
+from mill.tasks import journal, keyed, rows
 from mill.tasks.filter import Filter, Page, Position
 from mill.tasks.journal import Event
 
@@ -43,10 +44,13 @@ _UNFIT = (UnicodeEncodeError, OverflowError)
 """What the driver raises for a value that SQLite cannot hold: lone surrogates, integers beyond 64 bits."""
 
 
+Statement = tuple[str, Sequence[Any]]
+"""SQL and its parameters."""
+
+
 @attrs.define
 class _Job:
-    sql: str
-    params: Sequence[Any]
+    statements: Sequence[Statement]
     token: trio.lowlevel.TrioToken
     synced: bool
     rides_along: bool = False
@@ -54,6 +58,8 @@ class _Job:
     error: Exception | None = None
     head: int = 0
     """The last event there was at its commit."""
+    then: Callable[[], None] | None = None
+    """Called once it is committed: before it returns, and in the order in which writes were asked for."""
 
 
 class Store:
@@ -77,26 +83,40 @@ class Store:
     def __repr__(self) -> str:
         return f"<Store {self._path} waiting={self._jobs.qsize()}>"
 
-    async def insert(self, task: Task) -> None:
+    async def insert(self, task: Task, *also: Statement, then: Callable[[], None] | None = None) -> None:
         """A new task; `Conflict` when its id is known already."""
-        await self._write(rows.PUT, rows.row_of(task))
+        await self._write((rows.PUT, rows.row_of(task)), *also, then=then)
 
-    async def put(self, task: Task) -> None:
-        """The task as it stands now."""
-        await self._write(rows.PUT_OVER, rows.row_of(task), synced=task.record.status is not Status.RUNNING)
+    async def put(self, task: Task, *also: Statement, then: Callable[[], None] | None = None) -> None:
+        """The task as it stands now. With it goes what is *also* to be written, and *then* is called once all is committed."""
+        synced = task.record.status is not Status.RUNNING
+        await self._write((rows.PUT_OVER, rows.row_of(task)), *also, synced=synced, then=then)
 
-    async def amend(self, task: Task) -> None:
+    async def amend(self, task: Task, *also: Statement, then: Callable[[], None] | None = None) -> None:
         """What became known of a task that has ended, unless its row is gone. Shares the next commit that there is."""
         record = json.dumps(to_json(task.record))
-        await self._write(rows.AMEND, (record, task.record.id), synced=False, rides_along=True)
+        amended = (rows.AMEND, (record, task.record.id))
+        await self._write(amended, *also, synced=False, rides_along=True, then=then)
+
+    async def keep(self, statements: Sequence[Statement], *, synced: bool) -> None:
+        """All of them in one transaction."""
+        await self._write(*statements, synced=synced)
+
+    async def rows(self, sql: str) -> list[Any]:
+        return await self._read(sql, ())
 
     async def delete(self, task_id: str) -> None:
         """The task's row and its events."""
-        await self._write("DELETE FROM tasks WHERE id = ?", (task_id,))
+        await self._write(("DELETE FROM tasks WHERE id = ?", (task_id,)))
 
     async def get(self, task_id: str) -> Task | None:
         found = await self._read("SELECT record, owned FROM tasks WHERE id = ?", (task_id,))
         return _readable(rows.task_of, found[0]) if found else None
+
+    async def keyed(self, key: str, now: float) -> Record | None:
+        """The record of the task that the key of that hash made, also where it is forgotten, unless the key is as well."""
+        found = await self._read(keyed.FIND, (key, now))
+        return _readable(rows.record_of, found[0]) if found else None
 
     async def live(self) -> list[Task]:
         """Every task that has not ended, oldest first: what adoption starts from."""
@@ -148,10 +168,10 @@ class Store:
 
     async def put_template(self, template: Template) -> None:
         draft = json.dumps(to_json(template.draft))
-        await self._write("INSERT OR REPLACE INTO templates VALUES (?, ?)", (template.name, draft))
+        await self._write(("INSERT OR REPLACE INTO templates VALUES (?, ?)", (template.name, draft)))
 
     async def delete_template(self, name: str) -> None:
-        await self._write("DELETE FROM templates WHERE name = ?", (name,))
+        await self._write(("DELETE FROM templates WHERE name = ?", (name,)))
 
     async def templates(self) -> list[Template]:
         found = await self._read("SELECT name, draft FROM templates ORDER BY name", ())
@@ -159,10 +179,10 @@ class Store:
 
     async def put_token(self, hashed: str, token: TokenView) -> None:
         """A token by its hash; itself it is not to be kept."""
-        await self._write("INSERT INTO tokens VALUES (?, ?)", (hashed, json.dumps(to_json(token))))
+        await self._write(("INSERT INTO tokens VALUES (?, ?)", (hashed, json.dumps(to_json(token)))))
 
     async def delete_token(self, hashed: str) -> None:
-        await self._write("DELETE FROM tokens WHERE hash = ?", (hashed,))
+        await self._write(("DELETE FROM tokens WHERE hash = ?", (hashed,)))
 
     async def tokens(self) -> dict[str, TokenView]:
         """By their hashes."""
@@ -174,7 +194,7 @@ class Store:
 
     async def put_fact(self, name: str, value: str) -> None:
         """Something to remember of the node itself."""
-        await self._write("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+        await self._write(("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value)))
 
     async def fact(self, name: str) -> str | None:
         found = await self._read("SELECT value FROM facts WHERE name = ?", (name,))
@@ -186,11 +206,15 @@ class Store:
         self._jobs.put(None)  # behind everything that was asked for
 
     async def _write(
-        self, sql: str, params: Sequence[Any], *, synced: bool = True, rides_along: bool = False
+        self,
+        *statements: Statement,
+        synced: bool = True,
+        rides_along: bool = False,
+        then: Callable[[], None] | None = None,
     ) -> None:
         if self._leaving:
             raise Unavailable(f"the database {self._path} is closed: milld is leaving")
-        job = _Job(sql, params, trio.lowlevel.current_trio_token(), synced, rides_along)
+        job = _Job(statements, trio.lowlevel.current_trio_token(), synced, rides_along, then=then)
         self._jobs.put(job)
         with trio.CancelScope(shield=True):  # it will be committed; leaving now would hide that
             await job.done.wait()
@@ -273,9 +297,10 @@ def _commit(connection: sqlite3.Connection, batch: list[_Job]) -> None:
         connection.execute("BEGIN IMMEDIATE")
         for job in batch:
             try:
-                connection.execute(job.sql, job.params)
+                for sql, params in job.statements:
+                    connection.execute(sql, params)
             except (sqlite3.IntegrityError, *_UNFIT) as error:
-                job.error = error  # that statement alone is undone; the others are none the worse
+                job.error = error  # that write alone is undone: its first statement is the one that can fail
         head = _head(connection)
         connection.execute("COMMIT")
     except sqlite3.Error as error:
@@ -290,6 +315,8 @@ def _commit(connection: sqlite3.Connection, batch: list[_Job]) -> None:
 def _tell(batch: list[_Job], head: int) -> None:
     """All at once, so that whoever waits sees all of a commit."""
     for job in batch:
+        if job.then is not None and job.error is None:
+            job.then()
         job.head = head
         job.done.set()
 
@@ -319,7 +346,8 @@ def _open_both(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
             if why is not None:
                 raise SetupError(f"the database {path} is damaged ({why}): {_HOW_TO_MEND}")
             writer.execute("PRAGMA journal_mode = WAL")
-            writer.executescript(f"BEGIN IMMEDIATE; {rows.SCHEMA} {journal.SCHEMA} COMMIT;")
+            schema = f"{rows.SCHEMA} {journal.SCHEMA} {keyed.SCHEMA} {cluster.SCHEMA}"
+            writer.executescript(f"BEGIN IMMEDIATE; {schema} COMMIT;")
             reader = _open(path)
         except sqlite3.Error as error:
             mend = "" if isinstance(error, sqlite3.OperationalError) else f": {_HOW_TO_MEND}"

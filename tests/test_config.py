@@ -1,4 +1,7 @@
-"""One configuration out of flags, environment and file; whatever is wrong is one line that says where."""
+"""One configuration out of flags, environment and file; whatever is wrong is one line that says where.
+
+Over 400 lines because every option has its examples here, good and bad.
+"""
 
 from collections.abc import Callable
 from ipaddress import IPv4Network
@@ -48,6 +51,8 @@ EVERY_OPTION = {
     "dns_upstream": "192.0.2.53, [2001:db8::53]:5353",
     "secret_file": "/run/secrets/mill",
     "tls_names": "Mill.Example.com,mill",
+    "peer_port": "5501",
+    "join": "10.0.0.1, Node-2.example.com:5501,[fd00::1]:5502,fd00::2",
 }
 
 
@@ -88,7 +93,8 @@ def test_every_option_can_come_from_each_source_and_means_the_same(write: Write)
         Path("/root/config.json"), 20 * GIB, ("/srv", "/data"), 16 * MIB, 7200.0,
         dns_listen="192.0.2.1:53", dns_upstream=(("192.0.2.53", 53), ("2001:db8::53", 5353)),
         rebuild_records=True, tls_names=("mill.example.com", "mill"),
-        secret_file=Path("/run/secrets/mill"),
+        secret_file=Path("/run/secrets/mill"), peer_port=5501,
+        join=(("10.0.0.1", 4401), ("node-2.example.com", 5501), ("fd00::1", 5502), ("fd00::2", 4401)),
         mesh_cidr=IPv4Network("10.7.0.0/16"), mesh_subnet=IPv4Network("10.7.4.0/22"), mesh_link="auto", mesh_port=8472,
     )  # fmt: skip
 
@@ -110,6 +116,7 @@ def test_flags_win_over_the_environment_and_that_over_the_file(option: str, writ
         "mesh_subnet": "10.123.0.0/22",
         "mesh_link": "vxlan:routes:auto",
         "mesh_port": "123",
+        "peer_port": "123",
     }
     text = texts.get(option, "/123" if option in {"data_dir", "docker_config", "containerd"} else "n123")
     first, second, third = (text.replace("123", digit) for digit in "123")
@@ -203,6 +210,11 @@ BAD = [
     ("listen", "127.0.0.1:²"),
     ("listen", "example.com:80"),
     ("advertise", "example.com"),
+    ("join", "a b"),
+    ("join", "10.0.0.1:0"),
+    ("join", "10.0.0.1:4401:x"),
+    ("join", ","),
+    ("peer_port", "0"),
     ("cpu", "0"),
     ("cpu", "many"),
     ("cpu", "nan"),

@@ -18,6 +18,7 @@ from mill.model import (
     Draft,
     Duration,
     Ended,
+    Keyed,
     Kill,
     LayerProgress,
     LayerState,
@@ -185,6 +186,7 @@ KEPT: dict[Any, Any] = {
         Ended(Status.STOPPED, Reason.EXIT),
         Deadline("boot", 1.0),
         Kill("admin", Time(0.0), Duration(1.0)),
+        Keyed("key", "body"),
     )
 }
 

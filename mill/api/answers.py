@@ -5,12 +5,20 @@ from typing import Any
 
 from quart import Response
 
+from mill.api.core import Core
 from mill.convert import to_json
 
 
 def json_answer(value: Any, status: int = 200) -> Response:
     """*value*, of the model or plain data, as JSON in UTF-8."""
     return Response(json.dumps(to_json(value)), status=status, content_type="application/json")
+
+
+def marked(core: Core, value: Any) -> Any:
+    """*value*, which tells what other nodes do, with ``partial`` where they may know better."""
+    if core.fleet is None or not core.fleet.partial:
+        return value
+    return {**to_json(value), "partial": True}
 
 
 def nothing() -> Response:

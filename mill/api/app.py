@@ -15,16 +15,7 @@ from mill.model import TokenView
 
 def make_app(core: Core) -> QuartTrio:
     """The application; every answer that is not a success is a problem of RFC 9457."""
-    app = QuartTrio("mill", static_folder=None)
-    app.asgi_http_class = PacedConnection
-    app.request_class = PacedRequest
-    app.config["MAX_CONTENT_LENGTH"] = None  # each route sets its own bound
-    app.config["RESPONSE_TIMEOUT"] = None  # the server's write deadline stands in
-    app.config["BODY_TIMEOUT"] = None
-    app.url_map.strict_slashes = False
-    app.url_map.merge_slashes = False
-    logging.getLogger(app.logger.name).setLevel(logging.CRITICAL)  # `problems` tells what is worth telling
-
+    app = bare_app("mill")
     timing.watch(app, core.on_answer)
 
     @app.before_request
@@ -33,11 +24,25 @@ def make_app(core: Core) -> QuartTrio:
         if needed is not None:
             token = _caller(core)
             scopes.check(token, needed)
-            g.caller = token.name
+            g.caller, g.reach = token.name, token.scope
 
     for noun in (tasks, logs, events, images, templates, tokens, nodes, node):
         app.register_blueprint(noun.routes(core))
     scopes.check_declared(app)
+    return app
+
+
+def bare_app(name: str) -> QuartTrio:
+    """Without a route: bodies and answers as `server` wants them, and errors as problems."""
+    app = QuartTrio(name, static_folder=None)
+    app.asgi_http_class = PacedConnection
+    app.request_class = PacedRequest
+    app.config["MAX_CONTENT_LENGTH"] = None  # each route sets its own bound
+    app.config["RESPONSE_TIMEOUT"] = None  # the server's write deadline stands in
+    app.config["BODY_TIMEOUT"] = None
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    logging.getLogger(app.logger.name).setLevel(logging.CRITICAL)  # `problems` tells what is worth telling
     app.register_error_handler(MillError, problems.answer)
     app.register_error_handler(HTTPException, problems.answer_http)
     app.register_error_handler(Exception, problems.answer_bug)

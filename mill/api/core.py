@@ -3,7 +3,8 @@
 No route touches anything else: `Core` is all that the API knows of the daemon.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from mill.model import (
     Duration,
     Image,
     IssuedToken,
+    Keyed,
     NodeStatus,
     NodeView,
     PullPolicy,
@@ -28,12 +30,15 @@ from mill.model import (
 )
 from mill.tasks.filter import Filter, Page, Position
 from mill.tasks.journal import Event
+from mill.tasks.orders import Order, Plan, Wanted
 
 
 class TaskService(Protocol):
     """As `tasks.service.Tasks`."""
 
-    async def spawn(self, request: SpawnRequest, templates: Mapping[str, Draft]) -> Record: ...
+    async def spawn(
+        self, request: SpawnRequest, templates: Mapping[str, Draft], key: Keyed | None = None
+    ) -> Record: ...
 
     async def get(self, task_id: str) -> Record: ...
 
@@ -138,6 +143,68 @@ class TokenService(Protocol):
 
 
 @attrs.frozen
+class Elsewhere:
+    """A task that another node owns: that node's id, and the record as far as it is known here."""
+
+    node: str
+    record: Record | None
+
+
+class PeerAnswer(Protocol):
+    """As `daemon.peers.Answer`."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Whose names may be asked for in lower case."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes; `Unavailable` where it breaks off."""
+
+    async def read(self) -> bytes: ...
+
+
+class Fleet(Protocol):
+    """As `daemon.fleet.Fleet`: the other nodes, for a node that answers for all."""
+
+    @property
+    def partial(self) -> bool:
+        """Whether others may know of ends that this node does not."""
+
+    async def elsewhere(self, task_id: str) -> Elsewhere | None:
+        """Where the task is; None: here, or nowhere that anybody knows."""
+
+    def open(
+        self, node: str, method: str, path: str, *, headers: Mapping[str, str], timeout_s: float
+    ) -> AbstractAsyncContextManager[PeerAnswer]:
+        """Ask *node*. `Unavailable` in one line that names it, and since when it is silent."""
+
+
+class Placement(Protocol):
+    """As `daemon.placing.Placing`: which node a task goes to, and what other nodes ask about that."""
+
+    async def spawn(
+        self, request: SpawnRequest, templates: Mapping[str, Draft], key: Keyed | None = None
+    ) -> Record:
+        """As `TaskService.spawn`, wherever the task then is."""
+
+    async def plan(self, wanted: Wanted) -> Plan:
+        """As leader. `FieldError`, `NoCapacity`; `Unavailable` for a node that does not lead."""
+
+    async def admit(self, order: Order, term: int, leader: str) -> Record:
+        """As owner, as `TaskService.spawn`. `Conflict` for the order of a leader that has been overruled."""
+
+    async def keyed(self, key: Keyed) -> Plan:
+        """What is known of a key here: a task, that this node is busy with it, or nothing."""
+
+    def release(self, key: str, request: str) -> None: ...
+
+    def withdraw(self, task_id: str) -> None: ...
+
+
+@attrs.frozen
 class Answered:
     """A request that got an answer: *route* as the OpenAPI document writes it, or ``other`` where there is none.
 
@@ -177,3 +244,7 @@ class Core:
     now: Callable[[], float]
     uploads: Path
     version: str
+    fleet: Fleet | None = None
+    """None: this node answers for itself alone."""
+    placement: Placement | None = None
+    """None: this node's tasks are all there are."""

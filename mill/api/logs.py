@@ -8,6 +8,7 @@ from typing import get_args
 from quart import Blueprint, Response, request
 
 from mill.api.core import Core
+from mill.api.forward import at_owner
 from mill.api.request import Query
 from mill.api.scopes import needs
 from mill.errors import FieldError
@@ -25,6 +26,7 @@ def routes(core: Core) -> Blueprint:
     @found.get("/v1/tasks/<task_id>/logs")
     @found.get("/v1/logs/<task_id>")
     @needs(Scope.READ)
+    @at_owner(core)
     async def logs(task_id: str) -> Response:
         kind = request.accept_mimetypes.best_match([TEXT, NDJSON, SSE], default=TEXT)
         wanted, timestamps = _wanted(core.now(), sse=kind == SSE)

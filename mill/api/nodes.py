@@ -2,7 +2,7 @@
 
 from quart import Blueprint, Response
 
-from mill.api.answers import json_answer
+from mill.api.answers import json_answer, marked
 from mill.api.core import Core
 from mill.api.request import Query
 from mill.api.scopes import needs
@@ -17,7 +17,7 @@ def routes(core: Core) -> Blueprint:
     @needs(Scope.READ)
     async def listing() -> Response:
         Query().done()
-        return json_answer({"nodes": core.nodes.all()})
+        return json_answer(marked(core, {"nodes": core.nodes.all()}))
 
     @found.post("/v1/nodes/<node>/drain")
     @needs(Scope.ADMIN)

@@ -1,13 +1,26 @@
 """Errors as answers: ``application/problem+json`` (RFC 9457). The one place where an error becomes a status code."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
 from quart import Response
 from werkzeug.exceptions import HTTPException
 
-from mill.errors import FieldError, MillError, NodeError, RuntimeFault, Unauthorized
+from mill.errors import (
+    CallerError,
+    Conflict,
+    FieldError,
+    MillError,
+    NoCapacity,
+    NodeError,
+    NoSpace,
+    NotFound,
+    RuntimeFault,
+    Unauthorized,
+    Unavailable,
+)
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -16,6 +29,8 @@ _NO_HTTP = {
     431: ("headers too long", "the headers are longer than 16K in all: send fewer or shorter ones"),
     501: ("not implemented", "the body's transfer coding is not known: send it chunked, or with its length"),
 }
+
+_BY_SLUG = {kind.slug: kind for kind in (CallerError, NotFound, Conflict, NoCapacity, NoSpace, Unavailable)}
 
 log = structlog.get_logger()
 
@@ -36,6 +51,15 @@ def problem(error: MillError) -> dict[str, Any]:
         return _problem(502, error.slug, error.title, error.message)
     field = error.field if isinstance(error, FieldError) and error.field else None
     return _problem(error.status, error.slug, error.title, str(error), field)
+
+
+def error_of(said: Mapping[str, Any]) -> MillError:
+    """What another node's problem stands for, as an error of this one; the other way round of `problem`."""
+    slug, detail = str(said.get("type", "")).rpartition(":")[2], str(said.get("detail", ""))
+    field = said.get("field")
+    if isinstance(field, str):
+        return FieldError(field, detail.removeprefix(f"{field}: "))
+    return _BY_SLUG.get(slug, Unavailable)(detail)
 
 
 def answer_http(error: HTTPException) -> Response:

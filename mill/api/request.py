@@ -19,6 +19,7 @@ from mill.api.openapi.calls import FALSE, TRUE
 from mill.config import API_BODY_BYTES
 from mill.convert import from_json, parse_time
 from mill.errors import CallerError, FieldError, TooLarge
+from mill.model import Scope
 from mill.units import format_duration, format_size, parse_duration
 
 T = TypeVar("T")
@@ -99,6 +100,12 @@ def caller() -> str:
     return str(g.caller)
 
 
+def reach() -> Scope:
+    """What that token lets its holder do."""
+    scope: Scope = g.reach
+    return scope
+
+
 async def body_chunks(most_bytes: int) -> AsyncGenerator[bytes, None]:
     """The body as it arrives; `TooLarge` beyond *most_bytes*."""
     if (request.content_length or 0) > most_bytes:
@@ -113,6 +120,11 @@ async def body_chunks(most_bytes: int) -> AsyncGenerator[bytes, None]:
 
 async def json_body(kind: type[T]) -> T:
     """The body as a *kind*, strictly: unknown or mistyped fields are named."""
+    return from_json(kind, await json_object(), strict=True)
+
+
+async def json_object() -> Any:
+    """The body's JSON."""
     data = bytearray()
     with trio.move_on_after(BODY_DEADLINE_S) as deadline:
         async for chunk in body_chunks(API_BODY_BYTES):
@@ -120,10 +132,9 @@ async def json_body(kind: type[T]) -> T:
     if deadline.cancelled_caught:
         raise CallerError(f"the body did not arrive within {BODY_DEADLINE_S:g} s")
     try:
-        parsed = json.loads(data)
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise CallerError(f"the body is not JSON: {error}") from None
-    return from_json(kind, parsed, strict=True)
 
 
 class Query:

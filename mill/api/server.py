@@ -31,7 +31,7 @@ from hypercorn.utils import parse_socket_addr
 from mill.api.problems import PROBLEM_TYPE, no_http
 from mill.api.tls import Tls, linger, secure
 from mill.config import API_CONNECTIONS, API_KEEP_ALIVE_S, API_WRITE_DEADLINE_S
-from mill.errors import SetupError
+from mill.errors import MillError, SetupError
 from mill.units import parse_address
 
 DRAIN_S = 1.0
@@ -71,11 +71,22 @@ class Load:
         return ASGIWrapper(counting)
 
 
+def _leaf_of(error: BaseException | None) -> BaseException | None:
+    """The one error inside of groups of one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 class _Log(Logger):
     """Hypercorn's only word that is passed on: the application failed when its answer had begun."""
 
     async def exception(self, message: str, *_: Any, **__: Any) -> None:  # noqa: ARG002 -- says no more than ours
-        log.error("internal error in the middle of an answer; it was cut off", exc_info=sys.exception())
+        error = _leaf_of(sys.exception())
+        if isinstance(error, MillError):
+            log.warning("an answer was cut off in the middle", why=str(error))
+        else:
+            log.error("internal error in the middle of an answer; it was cut off", exc_info=sys.exception())
 
 
 class _Http11(H11Protocol):
@@ -161,8 +172,8 @@ class Connection(TCPServer):
             await trio.aclose_forcefully(self.stream)
 
 
-def bind(listen: str) -> stdlib_socket.socket:
-    """The listening socket, or `SetupError` that says why not."""
+def bind(listen: str, option: str = "--listen") -> stdlib_socket.socket:
+    """The listening socket, or `SetupError` that says why not and names the *option* that chooses another."""
     host, port = parse_address(listen)
     family = stdlib_socket.AF_INET6 if ":" in host else stdlib_socket.AF_INET
     sock = stdlib_socket.socket(family, stdlib_socket.SOCK_STREAM)
@@ -174,7 +185,7 @@ def bind(listen: str) -> stdlib_socket.socket:
         sock.close()
         if error.errno == errno.EADDRINUSE:
             raise SetupError(
-                f"{listen} is in use: stop what listens there, or choose another with --listen"
+                f"{listen} is in use: stop what listens there, or choose another with {option}"
             ) from None
         raise SetupError(f"cannot listen on {listen}: {error.strerror}") from None
     sock.setblocking(False)

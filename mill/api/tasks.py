@@ -5,21 +5,23 @@ import binascii
 import json
 
 import attrs
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
-from mill.api.answers import json_answer
-from mill.api.core import Core
+from mill.api.answers import json_answer, marked
+from mill.api.core import Core, Elsewhere, Fleet
 from mill.api.filters import read_filter
+from mill.api.forward import at_owner, elsewhere, forward
 from mill.api.openapi.calls import CONDITIONS
 from mill.api.request import Query, caller, json_body
 from mill.api.scopes import needs
 from mill.api.timing import untimed
-from mill.checks import MOST_GRACE_S, parse_signal
+from mill.checks import KEY_HEADER, MOST_GRACE_S, check_request_key, parse_signal
 from mill.config import LONG_POLL_S, PAGE_LIMIT, PAGE_SIZE
 from mill.convert import to_json
-from mill.errors import Conflict, FieldError
+from mill.errors import Conflict, FieldError, Unavailable
 from mill.model import Duration, Record, Scope, SpawnRequest, Status
 from mill.tasks.filter import Page, Position
+from mill.tasks.keyed import sign
 
 
 def routes(core: Core) -> Blueprint:
@@ -35,7 +37,11 @@ def _of_all(found: Blueprint, core: Core) -> None:
     @needs(Scope.SPAWN)
     async def spawn() -> Response:
         Query().done()
-        record = await core.tasks.spawn(await json_body(SpawnRequest), core.templates.drafts())
+        key = _key(request.headers.get(KEY_HEADER))
+        wanted = await json_body(SpawnRequest)
+        signed = None if key is None else sign(key, wanted)
+        place = core.placement or core.tasks
+        record = await place.spawn(wanted, core.templates.drafts(), signed)
         said = {"id": record.id, "address": record.address, "node": record.node, "status": record.status}
         if record.spec.publish:
             said["publish"] = to_json(record.spec.publish)
@@ -58,7 +64,8 @@ def _of_all(found: Blueprint, core: Core) -> None:
         else:
             page = _cut(core.tasks.live(wanted), after, limit)
         rows = [_row(record, with_usage=with_usage) for record in page.records]
-        return json_answer({"tasks": rows, "next": None if page.next is None else _next(page.next)})
+        said = {"tasks": rows, "next": None if page.next is None else _next(page.next)}
+        return json_answer(marked(core, said))
 
 
 def _of_one(found: Blueprint, core: Core) -> None:
@@ -68,16 +75,21 @@ def _of_one(found: Blueprint, core: Core) -> None:
         query = Query()
         condition, timeout_s = query.text("wait"), query.duration("timeout")
         query.done()
-        if condition is None:
-            return json_answer(await core.tasks.get(task_id))
-        if condition not in CONDITIONS:
-            raise FieldError("wait", f"{condition!r} is none of {', '.join(CONDITIONS)}")
+        if condition is not None:
+            if condition not in CONDITIONS:
+                raise FieldError("wait", f"{condition!r} is none of {', '.join(CONDITIONS)}")
+            untimed()
+        found = await elsewhere(core, task_id)
+        if core.fleet and found and not (found.record and found.record.status.terminal):
+            return await _from_owner(core.fleet, found, waits=condition is not None)
+        if condition is None or found is not None:
+            return json_answer(marked(core, await core.tasks.get(task_id)))
         most_s = LONG_POLL_S if timeout_s is None else min(timeout_s, LONG_POLL_S)
-        untimed()
         return json_answer(await core.tasks.wait(task_id, condition, most_s))
 
     @found.delete("/v1/tasks/<task_id>")
     @needs(Scope.SPAWN)
+    @at_owner(core)
     async def kill(task_id: str) -> Response:
         query = Query()
         grace, signal = query.duration("grace", most=MOST_GRACE_S), _signal(query.text("signal"))
@@ -88,6 +100,7 @@ def _of_one(found: Blueprint, core: Core) -> None:
 
     @found.get("/v1/tasks/<task_id>/stats")
     @needs(Scope.READ)
+    @at_owner(core)
     async def stats(task_id: str) -> Response:
         Query().done()
         figures = core.tasks.stats(task_id)
@@ -95,6 +108,22 @@ def _of_one(found: Blueprint, core: Core) -> None:
             record = await core.tasks.get(task_id)
             raise Conflict(f"{task_id} is {record.status}: only a running task has figures")
         return json_answer(figures)
+
+
+def _key(text: str | None) -> str | None:
+    if text is not None:
+        check_request_key(text)
+    return text
+
+
+async def _from_owner(fleet: Fleet, found: Elsewhere, *, waits: bool) -> Response:
+    """As its owner says; as it was known last, if that one does not answer and nothing is waited for."""
+    try:
+        return await forward(fleet, found.node)
+    except Unavailable:
+        if waits or found.record is None:
+            raise
+        return json_answer({**to_json(found.record), "partial": True})
 
 
 def _cut(records: list[Record], after: Position | None, limit: int) -> Page:

@@ -13,6 +13,9 @@ from mill.model import Record
 LISTED = 5
 """How many of the ids that a prefix fits are named."""
 PAGE_SIZE = 1000
+PARTIAL = (
+    "this answer is partial: the node has no majority of its cluster around it, and others may know better"
+)
 
 
 def run(command: Callable[[Client], Awaitable[int | None]]) -> None:
@@ -20,7 +23,11 @@ def run(command: Callable[[Client], Awaitable[int | None]]) -> None:
 
     async def with_client() -> int | None:
         async with Client() as mill:
-            return await command(mill)
+            try:
+                return await command(mill)
+            finally:
+                if mill.partial:
+                    failure.say(PARTIAL)
 
     try:
         code = trio.run(with_client, restrict_keyboard_interrupt_to_checkpoints=True)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mill.cli import complete
-from mill.config import OPTIONS, switch
+from mill.config import OPTIONS, REPEATABLE, switch
 
 
 def milld_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,9 +23,15 @@ def milld_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for name, (parse, text) in reversed(list(OPTIONS.items())):
         capital = text[0].upper() + text[1:] + "."
         bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if parse is switch else {}
+        if name in REPEATABLE:
+            bare = {"multiple": True, "callback": _joined}
         option = click.option(_flag(name), name, metavar=_META.get(name, "TEXT"), help=capital, **bare)
         command = option(command)
     return command
+
+
+def _joined(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> str | None:
+    return ",".join(values) or None
 
 
 _META = {
@@ -35,6 +41,8 @@ _META = {
     "dns_listen": "IP:PORT",
     "dns_upstream": "IP[:PORT],...",
     "advertise": "IP",
+    "peer_port": "PORT",
+    "join": "HOST[:PORT]",
     "cpu": "CORES",
     "memory": "SIZE",
 }

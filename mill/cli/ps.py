@@ -48,7 +48,7 @@ def ps(now: Callable[[], float], /, *, quiet: bool, as_json: bool, last: int | N
     async def show(mill: Client) -> None:
         answers = await fetch(mill, {**filters, "usage": not quiet}, last)
         if as_json:
-            show_json({"tasks": answers, "next": None})
+            show_json({"tasks": answers, "next": None, **({"partial": True} if mill.partial else {})})
             return
         records = mill.decode(calls.tasks(), {"tasks": answers}).tasks
         if quiet:

@@ -11,10 +11,10 @@ import click
 import trio
 
 from mill.cli import connect, copying, ends, failure, progress
-from mill.cli.spec_options import SpecCommand, request_from, spec_options
-from mill.client import Client, Spawned, calls
+from mill.cli.spec_options import SpecCommand, spawn_call, spec_options
+from mill.client import Call, Client, Spawned, calls
 from mill.errors import MillError, NotFound
-from mill.model import Record, SpawnRequest, Status
+from mill.model import Record, Status
 
 HELP = f"""Start a task, show its output, and exit with its code.
 
@@ -45,11 +45,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
     "--json", "as_json", is_flag=True, help="Print log lines and at last the record, one JSON object a line."
 )
 def run(task: str | None, *, quiet: bool, as_json: bool, **said: Any) -> None:
-    request = request_from(task, said, os.environ)
+    call = spawn_call(task, said, os.environ)
 
     attendance = Attendance(quiet=quiet, as_json=as_json)
     try:
-        connect.run(lambda mill: attendance.run(mill, request))
+        connect.run(lambda mill: attendance.run(mill, call))
     except MillError as error:
         text, code = failure.told(error)
         if attendance.task_id is not None:
@@ -68,23 +68,23 @@ class Attendance:
         self._spawned = trio.Event()
         self._view = progress.Unseen()
 
-    async def run(self, mill: Client, request: SpawnRequest) -> int:
+    async def run(self, mill: Client, call: Call[Spawned]) -> int:
         """The exit code."""
         self._mill = mill
         with trio.open_signal_receiver(*SIGNALS) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._heed, signals, nursery)
-                spawned = await self._spawn(request)
+                spawned = await self._spawn(call)
                 await self._show_pull(spawned)
                 await self._copy(spawned.id)
-                call = calls.task(spawned.id)
+                end = calls.task(spawned.id)
                 await self._mill.wait(spawned.id)
-                answer = await self._mill.ask(call)
+                answer = await self._mill.ask(end)
                 nursery.cancel_scope.cancel()
-        return self._conclude(self._mill.decode(call, answer), answer)
+        return self._conclude(self._mill.decode(end, answer), answer)
 
-    async def _spawn(self, request: SpawnRequest) -> Spawned:
-        spawned = await self._mill.do(calls.spawn(request))
+    async def _spawn(self, call: Call[Spawned]) -> Spawned:
+        spawned = await self._mill.do(call)
         self.task_id = spawned.id
         self._spawned.set()
         if not self._quiet:

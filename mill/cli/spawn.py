@@ -10,7 +10,7 @@ import trio
 from mill.cli import connect, ends, failure, progress
 from mill.cli.output import show_json, show_pairs
 from mill.cli.render import printable, published
-from mill.cli.spec_options import SpecCommand, request_from, spec_options
+from mill.cli.spec_options import SpecCommand, spawn_call, spec_options
 from mill.client import Client, Spawned, calls
 from mill.errors import MillError
 from mill.model import Status
@@ -37,7 +37,7 @@ HELP = """Start a task and return at once.
     "--json", "as_json", is_flag=True, help="Print the API's answer; with --wait the record at last."
 )
 def spawn(task: str | None, *, attend: bool, as_json: bool, **said: Any) -> None:
-    call = calls.spawn(request_from(task, said, os.environ))
+    call = spawn_call(task, said, os.environ)
     watched: str | None = None
 
     async def ask(mill: Client) -> int:

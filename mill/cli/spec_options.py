@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from mill.cli import complete
-from mill.client.calls import spawn_request
+from mill.client import calls, new_key
 from mill.errors import FieldError
 from mill.model import Network, PullPolicy, SpawnRequest
 
@@ -82,6 +82,11 @@ OPTIONS = (
     ),
     click.option("--tmpfs", metavar="DIR[:size=SIZE]", multiple=True, help="Memory as a directory."),
     click.option("--read-only", is_flag=True, help="The root file system cannot be written."),
+    click.option(
+        "--idempotency-key",
+        metavar="KEY",
+        help="Said again with the same options within a day, it is the same task (default: a new key).",
+    ),
     click.option("--init", is_flag=True, help="A small init as PID 1, which reaps and passes on signals."),
 )
 
@@ -137,12 +142,23 @@ def request_from(task: str | None, said: Mapping[str, Any], environ: Mapping[str
     mounts = [_mount(text) for text in said["mounts"]] + [_tmpfs(text) for text in said["tmpfs"]]
     fields["mounts"] = mounts or None
     try:
-        return spawn_request(task, fields)
+        return calls.spawn_request(task, fields)
     except FieldError as error:
         raise click.UsageError(f"{_option(error.field)}: {error.message}") from None
 
 
-_OWN = {"command", "env", "env_file", "labels", "mounts", "publish", "tmpfs"}
+def spawn_call(
+    task: str | None, said: Mapping[str, Any], environ: Mapping[str, str]
+) -> calls.Call[calls.Spawned]:
+    """The call that TASK and options ask for; as above."""
+    request, key = request_from(task, said, environ), said["idempotency_key"]
+    try:
+        return calls.spawn(request, new_key() if key is None else key)
+    except FieldError as error:
+        raise click.UsageError(f"--idempotency-key: {error.message}") from None
+
+
+_OWN = {"command", "env", "env_file", "idempotency_key", "labels", "mounts", "publish", "tmpfs"}
 _NAMES = {"labels": "--label", "mounts": "--mount", "args": "ARGS", "task": "TASK"}
 
 

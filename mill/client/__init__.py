@@ -15,7 +15,7 @@ This package imports leaves only, and nothing of the daemon's side.
 """
 
 from mill.client.calls import Call, Page, Spawned
-from mill.client.client import Client, TaskPages
+from mill.client.client import Client, TaskPages, new_key
 from mill.client.events import EventGap, EventStream, TaskEvent
 from mill.client.follow import LogStream
 from mill.client.lines import LogLine
@@ -59,4 +59,5 @@ __all__ = [
     "TooLarge",
     "Unauthorized",
     "Unavailable",
+    "new_key",
 ]

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import attrs
 
+from mill.checks import check_request_key
 from mill.convert import from_json, to_json
 from mill.errors import FieldError
 from mill.model import (
@@ -46,6 +47,8 @@ class Call(Generic[T]):
     params: tuple[tuple[str, str], ...] = ()
     body: Any = None
     thinks_s: float | None = 0.0
+    key: str | None = None
+    """Goes along as the Idempotency-Key: the call may be repeated until there is an answer."""
 
 
 @attrs.frozen
@@ -61,10 +64,14 @@ class Spawned:
 
 @attrs.frozen
 class Page:
-    """Some records of a listing; `next` asks for those after them and is None on the last page."""
+    """Some records of a listing; `next` asks for those after them and is None on the last page.
+
+    `partial`: the node was without the majority of its cluster; others may know more, or better.
+    """
 
     tasks: tuple[Record, ...]
     next: str | None = None
+    partial: bool = False
 
 
 class DraftFields(TypedDict, total=False):
@@ -132,8 +139,11 @@ def _segment(field: str, text: str) -> str:
     return quote(text, safe="")
 
 
-def spawn(request: SpawnRequest) -> Call[Spawned]:
-    return Call("POST", "/v1/tasks/spawn", _read(Spawned), body=_said(request))
+def spawn(request: SpawnRequest, key: str | None = None) -> Call[Spawned]:
+    """The same *key* with the same request is the same task for a day. `FieldError` for what is no key."""
+    if key is not None:
+        check_request_key(key)
+    return Call("POST", "/v1/tasks/spawn", _read(Spawned), body=_said(request), key=key)
 
 
 def tasks(

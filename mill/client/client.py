@@ -14,7 +14,7 @@ import httpx
 
 from mill.client import calls, events, lines
 from mill.client.calls import Call, DraftFields, Page, Spawned, WaitFor
-from mill.client.connection import Connection
+from mill.client.connection import Connection, ConnectionBroke
 from mill.client.endpoint import locate
 from mill.client.events import EventStream
 from mill.client.follow import LogStream
@@ -22,7 +22,7 @@ from mill.client.lines import Moment
 from mill.client.patience import Patience
 from mill.client.pulls import PullStream
 from mill.client.streaming import Streaming
-from mill.errors import FieldError, MillError
+from mill.errors import FieldError, MillError, NoCapacity
 from mill.model import (
     Draft,
     Image,
@@ -45,6 +45,14 @@ DEFAULT_PATIENCE_S = 30.0
 """How long `wait`, `logs` and `events` bear a milld that was there and is gone: a restart takes a second or two."""
 CHUNK_BYTES = 1024 * 1024
 """Of an archive, read and sent at once."""
+KEY_BYTES = 16
+"""As a UUID has."""
+
+
+def new_key() -> str:
+    """An Idempotency-Key that nobody else has."""
+    return os.urandom(KEY_BYTES).hex()
+
 
 Archive = str | os.PathLike[str] | Iterable[bytes] | AsyncIterable[bytes]
 
@@ -80,6 +88,11 @@ class Client:
         """The base URL in use."""
         return self._connection.endpoint.url
 
+    @property
+    def partial(self) -> bool:
+        """Whether an answer was given by a node without the majority of its cluster: others may know more, or better."""
+        return self._connection.partial
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -95,8 +108,24 @@ class Client:
         await self._connection.aclose()
 
     async def ask(self, call: Call[Any]) -> Any:
-        """The JSON that milld answers *call* (one of `mill.client.calls`) with, as it came."""
-        return await self._connection.ask(call)
+        """The JSON that milld answers *call* (one of `mill.client.calls`) with, as it came.
+
+        A call with a key is repeated while milld is away in the midst of it.
+        """
+        if call.key is None:
+            return await self._connection.ask(call)
+        patience, there = Patience(self._patience_s), self._connection.reached
+        while True:
+            patience.begin()
+            try:
+                return await self._connection.ask(call)
+            except NoCapacity:
+                raise
+            except MillError as error:
+                there = there or self._connection.reached or isinstance(error, ConnectionBroke)
+                if not there:
+                    raise
+                await patience.pause(error)
 
     def decode(self, call: Call[T], data: Any) -> T:
         """What `ask` returned as a typed value."""
@@ -106,17 +135,24 @@ class Client:
         return self.decode(call, await self.ask(call))
 
     async def spawn(
-        self, task: str | SpawnRequest | None = None, /, **fields: Unpack[DraftFields]
+        self,
+        task: str | SpawnRequest | None = None,
+        /,
+        *,
+        idempotency_key: str | None = None,
+        **fields: Unpack[DraftFields],
     ) -> Spawned:
         """Starts a task from a template's name, from inline fields, or both; returns at once.
 
-        Raises `FieldError`, `NotFound` (no such template), `NoCapacity`. After `ConnectionFailed` it may run or not.
+        A milld that goes away before it has answered is asked again, once it is back, by the same Idempotency-Key: there is one
+        task. Give a key of your own to repeat the call later, or from another process. Raises `FieldError`, `NotFound` (no such
+        template), `NoCapacity`, `Conflict` (the key is another request's). After `ConnectionFailed` it may run or not.
         """
-        if isinstance(task, SpawnRequest):
-            if fields:
-                raise FieldError(min(fields), "give fields or a SpawnRequest, not both")
-            return await self.do(calls.spawn(task))
-        return await self.do(calls.spawn(calls.spawn_request(task, fields)))
+        if not isinstance(task, SpawnRequest):
+            task = calls.spawn_request(task, fields)
+        elif fields:
+            raise FieldError(min(fields), "give fields or a SpawnRequest, not both")
+        return await self.do(calls.spawn(task, new_key() if idempotency_key is None else idempotency_key))
 
     async def get(self, task_id: str) -> Record:
         return await self.do(calls.task(task_id))

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from mill.checks import KEY_HEADER
 from mill.client import trust
 from mill.client.calls import Call
 from mill.client.endpoint import Endpoint
@@ -34,13 +35,13 @@ class ConnectionBroke(ConnectionFailed):
 
 
 class Connection:
-    """The way to one milld. `reached` turns true with the first answer of any kind."""
+    """The way to one milld. `reached` turns true with the first answer of any kind, `partial` with the first that says so."""
 
     def __init__(
         self, endpoint: Endpoint, *, timeout_s: float, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
         self.endpoint = endpoint
-        self.reached = False
+        self.reached = self.partial = False
         self._timeout_s = timeout_s
         headers = {"accept-encoding": "identity"}
         if endpoint.token is not None:
@@ -69,6 +70,8 @@ class Connection:
         if call.body is not None:
             body = _body(call)
             said["content-type"] = "application/json"
+        if call.key is not None:
+            said[KEY_HEADER] = call.key
         with self._told():
             response = await self._http.request(
                 call.method,
@@ -84,9 +87,11 @@ class Connection:
         if not response.content:
             return None
         try:
-            return response.json()
+            answer: Any = response.json()
         except ValueError:
             raise self._problem(response) from None
+        self.partial = self.partial or (isinstance(answer, dict) and answer.get("partial") is True)
+        return answer
 
     def decode(self, call: Call[T], data: Any) -> T:
         """*data* as the call's value; a shape that this client cannot read is the server's `ProblemError`."""

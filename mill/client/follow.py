@@ -12,6 +12,7 @@ from mill.client import calls
 from mill.client.connection import ByteStream, Connection, ConnectionBroke
 from mill.client.lines import Decoder, LogLine, LogQuery
 from mill.client.patience import Patience
+from mill.client.problems import from_object
 from mill.client.resuming import Resuming
 from mill.errors import MillError, NotFound
 
@@ -62,6 +63,8 @@ class LogStream(Resuming[LogLine]):
 
         Once the task is known to have ended, one last read that follows nothing gets what came in between.
         """
+        if self._decoder.fault is not None:
+            raise from_object(self._decoder.fault, int(self._decoder.fault["status"]))
         if not self._query.follow:
             await self.aclose()
             return

@@ -89,13 +89,18 @@ class Decoder:
     def __init__(self) -> None:
         self._rest = b""
         self._time = ("", Time(0.0))
+        self.fault: Mapping[str, Any] | None = None
+        """The problem that the body ended with: the node that has the log was lost in the midst of it."""
 
     def feed(self, data: bytes) -> list[LogLine]:
         """The lines that *data* completes; raises ValueError and its like when they are none of ours."""
         *whole, self._rest = (self._rest + data).split(b"\n")
         texts = [text for text in whole if text.strip()]
         # As one list: a third of the time that a parse for each line takes.
-        return [self._line(said) for said in json.loads(b"[" + b",".join(texts) + b"]")]
+        objects = json.loads(b"[" + b",".join(texts) + b"]")
+        if objects and "error" in objects[-1]:
+            self.fault = objects.pop()["error"]
+        return [self._line(said) for said in objects]
 
     def _line(self, said: Mapping[str, Any]) -> LogLine:
         if said["time"] != self._time[0]:  # neighbours mostly share it

@@ -254,6 +254,14 @@ def read_verdict(data: bytes) -> Verdict:
     return _verdict(_parse(pb.Verdict, data))
 
 
+def delta(value: Delta) -> bytes:
+    return _bytes(_make_delta(value))
+
+
+def read_delta(data: bytes) -> Delta:
+    return _delta(_parse(pb.Delta, data))
+
+
 def setting(value: Setting) -> bytes:
     return _bytes(_make_setting(value))
 

@@ -253,6 +253,10 @@ class Engine:
         """What rides on all beats from now on; up to `MOST_LOAD_BYTES`."""
         self._load = load
 
+    def say(self, meta: Mapping[str, str], now: float) -> list[Outcome]:
+        """All that this node says of itself from now on."""
+        return self._do(now, lambda: self._run(self._swim.say(now, meta=meta)))
+
     def obey(self, mandate: Mandate, now: float) -> tuple[bool, list[Outcome]]:
         """Whether an order that goes by *mandate* is to be carried out, once the outcomes are."""
         obeyed: list[bool] = []

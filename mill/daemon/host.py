@@ -43,14 +43,18 @@ def total_memory() -> int:
 
 
 def address_of(config: Config) -> str:
-    """The IP that others reach this node by: as configured, or that of the route out, or loopback."""
+    """The IP that others reach this node by: as configured, or that of the way to a node to join, or of the route out, or loopback."""
     if config.advertise is not None:
         return config.advertise
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(
-                ("192.0.2.1", 9)
-            )  # RFC 5737; a UDP connect sends nothing, it only asks the routing table
-            return str(probe.getsockname()[0])
-        except OSError:
-            return "127.0.0.1"
+    for target in (*config.join, _ELSEWHERE):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(target)  # sends nothing, it only asks the routing table
+                return str(probe.getsockname()[0])
+            except OSError:
+                continue
+    return "127.0.0.1"
+
+
+_ELSEWHERE = ("192.0.2.1", 9)
+"""Nobody's address (RFC 5737), beyond every link."""

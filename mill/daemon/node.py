@@ -8,8 +8,8 @@ import os
 import platform
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, ip_address
 from pathlib import Path
@@ -39,6 +39,8 @@ from mill.containerd.session import Session
 from mill.containerd.spares import Spares
 from mill.daemon import datadir, host, meters, rebuild, soundness
 from mill.daemon.clock import SystemClock
+from mill.daemon.everywhere import answer_for_all, become_member, doors_of
+from mill.daemon.layers import Layer, running
 from mill.daemon.meters import Meters
 from mill.daemon.metrics import Levels, Metrics
 from mill.daemon.names import TaskNames
@@ -54,7 +56,7 @@ from mill.errors import SetupError
 from mill.logs import retention
 from mill.logs import store as log_store
 from mill.logs.store import Logs
-from mill.model import NodeStatus
+from mill.model import NodeState, NodeStatus
 from mill.network import service as network
 from mill.network.addresses import Peer
 from mill.network.service import Mesh
@@ -69,7 +71,8 @@ from mill.tasks import service as task_service
 from mill.tasks.drafts import Choice, new_id
 from mill.tasks.events import Events
 from mill.tasks.lifecycle import World
-from mill.tasks.service import Identity, Tasks
+from mill.tasks.orders import Identity
+from mill.tasks.service import Tasks
 from mill.units import DNS_PORT
 
 log = structlog.get_logger()
@@ -90,14 +93,6 @@ class Ready:
     dns: str
 
 
-@asynccontextmanager
-async def running(serve: Callable[..., Awaitable[None]], *args: Any, **options: Any) -> AsyncIterator[Any]:
-    """The handle of a component that runs for the length of the block; it is gone when the block is left."""
-    async with trio.open_nursery() as nursery:
-        yield await nursery.start(partial(serve, *args, **options))
-        nursery.cancel_scope.cancel()
-
-
 async def serve_node(
     config: Config, shutdown: Callable[[], Awaitable[object]], *, task_status: trio.TaskStatus[Ready]
 ) -> None:
@@ -110,9 +105,16 @@ async def serve_node(
 
         given = read_given(config.secret_file, config.secret)
         sock, dns_port = _bind(config, layers)
+        doors, config = doors_of(config, layers)
         counted: Meters = await layer(meters.serve)
         engine, mesh = await _engine(config, layer, clock, counted)
         store = await _store(config, clock, layer)
+        ring = read_ring(config.data_dir / SECRET_NAME, given)
+        channels = _channels(config, ring, engine, clock)
+        member = await become_member(config, doors, store, channels, ring, engine, clock, layer)
+        if member is not None:
+            await member.wait_ready(shutdown)
+            layers.push_async_callback(member.gossip.linger)
         logs: Logs = await layer(log_store.serve, config.data_dir, clock.now)
         me = Identity(engine.node_id, engine.node_name, engine.ip, config.allow_mounts)
         world = World(engine, logs, clock, trio.CapacityLimiter(_starts_at_once()), mesh)
@@ -121,8 +123,7 @@ async def serve_node(
         room = Room(config.data_dir, lambda: engine.session.features.stores, clock.boottime)
         serve_tasks = partial(task_service.serve, room=room, on_commit=counted.on_commit)
         tasks: Tasks = await layer(serve_tasks, me, capacity, store, world, SystemRandom())
-        limits = {"max_bytes": config.log_max_bytes, "retention_s": config.log_retention_secs}
-        await layer(retention.serve, logs, tasks, **limits)
+        await layer(_retention(config), logs, tasks)
         engine.images.holds.ask_tasks(tasks.images)
         names = await _dns(config, dns_port, tasks, engine, mesh, counted, layer)
         templates = await Templates.load(store, config.templates)
@@ -130,16 +131,25 @@ async def serve_node(
         nodes = await Nodes.load(store, tasks, engine, clock.now())
         tokens = await Tokens.load(store, read_or_make(config.data_dir / datadir.TOKEN_NAME), clock.now)
         core = _core(config, nodes, tasks, logs, Events(store), engine, templates, tokens, clock, metrics)
-        channels = _channels(config, given, engine, clock)
-        tls = None if _on_loopback(sock) else ApiTls(channels)
-        await layer(api_server.serve, api_app.make_app(core), sock, load, tls)
-        datadir.publish_api(config.data_dir, address := _address(sock), channels.trusted_pem)
+        core = await answer_for_all(member, core, store, tasks, nodes, engine.images.list, clock, layer)
+        address = await _api(config, core, sock, channels, load, layer)
         task_status.started(Ready(engine.node_name, address, engine.session.socket, dns_port.shown))
         await shutdown()
+        if member is not None:
+            member.go(for_good=nodes.state is NodeState.DRAINED)
 
 
-Layer = Callable[..., Awaitable[Any]]
-"""Starts a component that runs until the node ends; gives its handle."""
+def _retention(config: Config) -> Callable[..., Awaitable[None]]:
+    return partial(retention.serve, max_bytes=config.log_max_bytes, retention_s=config.log_retention_secs)
+
+
+async def _api(config: Config, core: Core, sock: Socket, channels: Channels, load: Load, layer: Layer) -> str:
+    """Answer on *sock*; the address for who is on this host."""
+    tls = None if _on_loopback(sock) else ApiTls(channels)
+    await layer(api_server.serve, api_app.make_app(core), sock, load, tls)
+    address = _address(sock)
+    datadir.publish_api(config.data_dir, address, channels.trusted_pem)
+    return address
 
 
 def _bind(config: Config, layers: AsyncExitStack) -> tuple[Socket, Listener]:
@@ -341,9 +351,8 @@ def _status(nodes: Nodes, tasks: Tasks, engine: Runtime) -> NodeStatus:
     )
 
 
-def _channels(config: Config, given: Keyring | None, engine: Runtime, clock: SystemClock) -> Channels:
+def _channels(config: Config, ring: Keyring, engine: Runtime, clock: SystemClock) -> Channels:
     """What this node speaks TLS by, made of the cluster's secret."""
-    ring = read_ring(config.data_dir / SECRET_NAME, given)
     names = ("localhost", *host.names(), engine.node_name, *config.tls_names)
     return Channels(ring, UUID(engine.node_id).hex, names, clock.now)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mill.config import OPTIONS, switch
+from mill.config import OPTIONS, REPEATABLE, switch
 
 
 def setup_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -21,5 +21,11 @@ def setup_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for name, (parse, text) in reversed(list(OPTIONS.items())):
         flag = f"--{name.replace('_', '-')}"
         bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if parse is switch else {}
+        if name in REPEATABLE:
+            bare = {"multiple": True, "callback": _joined}
         command = click.option(flag, name, help=f"{text}  [MILL_{name.upper()}]", **bare)(command)
     return command
+
+
+def _joined(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> str | None:
+    return ",".join(values) or None

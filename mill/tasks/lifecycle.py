@@ -53,7 +53,7 @@ async def run_task(live: LiveTask, world: World, *, adopted: bool = False) -> No
     """Pulling -> starting -> running -> stopped | failed, entered at the record's status; returns once the end is public.
 
     *adopted*: an earlier milld left it at that status, and a container of it may exist. A new one may be begun while its row is
-    being committed: containerd's side of it, which is swept if there is no row. `Withdrawn` if there never will be.
+    being committed: containerd's side of it, which is swept if there is no row. `Unrecorded` if there never will be.
     """
     life = _Life(live, world, adopted, live.kill if adopted else None)
     fault: RuntimeFault | None = None

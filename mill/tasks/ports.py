@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from mill.model import Exit, PullProgress, Spec, Stats, Task, Time, Usage
+from mill.model import Exit, PullProgress, Record, Spec, Stats, Task, Time, Usage
 from mill.tasks.filter import Filter, Page, Position
 from mill.tasks.journal import Event
 from mill.tasks.marks import Marks
@@ -43,6 +43,9 @@ class Records(Protocol):
         """What became known of a task that has ended, unless its row is gone; it shares the next commit that there is."""
 
     async def get(self, task_id: str) -> Task | None: ...
+
+    async def keyed(self, key: str, now: float) -> Record | None:
+        """The record of the task that the key of that hash made, also where it is forgotten, unless the key is as well."""
 
     async def live(self) -> list[Task]:
         """Every task that has not ended and can be read, oldest first."""

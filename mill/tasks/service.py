@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import attrs
 import structlog
@@ -20,8 +21,8 @@ from mill.model import (
     Deadline,
     Draft,
     Duration,
+    Keyed,
     Kill,
-    Owned,
     PullPolicy,
     Record,
     Resources,
@@ -30,16 +31,16 @@ from mill.model import (
     Stats,
     Status,
     Task,
-    Time,
-    Times,
 )
 from mill.tasks.drafts import Choice, finish, lay_out, new_id
 from mill.tasks.filter import Filter, Page, Position
+from mill.tasks.keyed import check_same
 from mill.tasks.ledger import Ledger
 from mill.tasks.lifecycle import SIGKILL, World, run_task
+from mill.tasks.orders import Identity, Order, Withdrawn, first_task
 from mill.tasks.ports import Records, Room
 from mill.tasks.states import cleaned, faulted, to_end
-from mill.tasks.table import LiveTask, OnCommit, Table, Withdrawn, tell_nobody
+from mill.tasks.table import LiveTask, OnCommit, Table, Unrecorded, tell_nobody
 
 START_PATIENCE_S = 2.0
 """What starts under way may still take while milld leaves."""
@@ -49,19 +50,13 @@ RECORD_PATIENCE_S = 1.0
 
 AHEAD = 2
 """Checkpoints before a spawn answers: what waited for the row goes on first, for the answer takes a millisecond to make."""
+
+WITHDRAWN = "milld (placed elsewhere)"
+"""By whom a task was killed whose order was withdrawn."""
+
 _STARTING = frozenset({Status.PULLING, Status.STARTING})
 
 log = structlog.get_logger()
-
-
-@attrs.frozen
-class Identity:
-    """Who this node is: what its tasks' records carry."""
-
-    node_id: str
-    name: str
-    ip: str
-    allow_mounts: tuple[str, ...] = ()
 
 
 @attrs.define(eq=False)
@@ -78,12 +73,54 @@ class Tasks:
     table: Table
     draining: bool = False
     """No new task is let in."""
+    withdrawn: Withdrawn = attrs.field(factory=Withdrawn, init=False)
+    _turns: "WeakValueDictionary[str, trio.Lock]" = attrs.field(factory=WeakValueDictionary, init=False)
+    """Of each idempotency key that is being used now: spawns that come with it at once make one task."""
 
-    async def spawn(self, request: SpawnRequest, templates: Mapping[str, Draft]) -> Record:
-        """A new task's record, committed. `FieldError`, `NoCapacity`, `NoSpace` or `Unavailable`: then nothing was made."""
-        created = self._world.clock.now()
+    async def spawn(
+        self, request: SpawnRequest, templates: Mapping[str, Draft], key: Keyed | None = None
+    ) -> Record:
+        """A new task's record, committed; of a *key* that is known, its task's as it is now.
+
+        `FieldError`, `NoCapacity`, `NoSpace`, `Unavailable`, or `Conflict` of the key: then nothing was made.
+        """
         draft, template = lay_out(request, templates)
-        spec = finish(draft, allow_mounts=self._me.allow_mounts)
+        return await self.admit(Order(draft, self._world.clock.now(), template, key))
+
+    async def admit(self, order: Order) -> Record:
+        """As `spawn`, of what is laid out already. An order that comes twice is one task; `Conflict`, too, of one withdrawn."""
+        if order.keyed is None:
+            return await self._take(order)
+        async with self._turns.setdefault(order.keyed.key, trio.Lock()):
+            known = await self.keyed(order.keyed)
+            return await self._take(order) if known is None else known
+
+    async def keyed(self, key: Keyed) -> Record | None:
+        """The task that *key* made before, as it is now, be it of this node or of another; `Conflict`."""
+        known = await self._store.keyed(key.key, self._world.clock.now())
+        if known is None:
+            return None
+        check_same(known, key)
+        live = self.table.get(known.id)
+        return known if live is None else live.record
+
+    def withdraw(self, task_id: str) -> None:
+        """The order of that id does not count: whatever it has made ends, and if it is still to come it is refused."""
+        self.withdrawn.add(task_id)
+        live = self.table.get(task_id)
+        if live is not None:
+            self._end_withdrawn(live)
+
+    def _end_withdrawn(self, live: LiveTask) -> None:
+        kill = Kill(WITHDRAWN, self._world.clock.now(), Duration(0.0), SIGKILL)
+        live.wish_kill(kill)
+        self._nursery.start_soon(live.record_kill, trio.Event())
+        live.request_kill(kill, trio.current_time())
+
+    async def _take(self, order: Order) -> Record:
+        spec = finish(order.draft, allow_mounts=self._me.allow_mounts)
+        if order.task_id is not None and (known := await self._ordered(order.task_id)) is not None:
+            return known
         asked = Resources(spec.cpu, spec.memory)
         self.ledger.check_ever_fits(asked)
         if self.draining:
@@ -91,7 +128,7 @@ class Tasks:
                 f"node {self._me.name} is being drained: it takes no new task until 'mill nodes undrain'"
             )
         self._room.check(sum(live.task.record.status in _STARTING for live in self.table))
-        task_id = self._choose_id(spec)
+        task_id = order.task_id or self._choose_id(spec)
         self.ledger.reserve(task_id, asked)
         try:
             spec = self._world.mesh.reserve(task_id, spec)
@@ -99,13 +136,28 @@ class Tasks:
         except BaseException:
             self._release(task_id)
             raise
-        status = Status.PULLING if image is None else Status.STARTING
-        first = partial(self._first, spec=spec, template=template, status=status, created=created)
-        live = await self._begin(task_id, first, image)
+        first = partial(self._first, order, spec=spec, is_here=image is not None)
+        live = await self._begin(task_id, first, image, renamed=order.task_id is None)
+        if live.id in self.withdrawn:
+            self._end_withdrawn(live)
         if image is not None:
             for _ in range(AHEAD):
                 await trio.lowlevel.cancel_shielded_checkpoint()
         return live.record
+
+    async def _ordered(self, task_id: str) -> Record | None:
+        """What an order of that id has made already; `Conflict` where it is none to carry out."""
+        if task_id in self.withdrawn:
+            raise Conflict(f"the order of {task_id} was withdrawn")
+        if task_id in self.ledger.reservations and self.table.get(task_id) is None:
+            raise Conflict(f"the order of {task_id} is being carried out already")
+        try:
+            known = await self.get(task_id)
+        except NotFound:
+            return None
+        if known.node_id != self._me.node_id:
+            raise Conflict(f"{task_id} is a task of node {known.node}")
+        return known
 
     def _choose_id(self, spec: Spec) -> str:
         """One that no task has now; one that the runtime has prepared something for, if it can be."""
@@ -116,34 +168,44 @@ class Tasks:
         ready = self._world.runtime.ready_id(spec)
         return new_id(spec.name, self._choice, taken) if ready is None or taken(ready) else ready
 
-    async def _begin(self, task_id: str, first: Callable[[str], Task], image: Any | None) -> LiveTask:
-        """Its row, committed while what needs no row is begun; its reservation goes with it to another id, or goes if there is no row."""
+    async def _begin(
+        self, task_id: str, first: Callable[[str], Task], image: Any | None, *, renamed: bool
+    ) -> LiveTask:
+        """Its row, committed while what needs no row is begun.
+
+        Its reservation goes with it to another id, if it may be *renamed*, or goes if there is no row.
+        """
         while True:
             live = self.table.draft(first(task_id), image)
             if image is not None:
                 self._nursery.start_soon(self._supervise, live, False)
             try:
                 await self._store.insert(live.task)
-            except Conflict:  # an ended task still has that id
-                await self._withdraw(live)
+            except BaseException as error:
+                await self._undo(live)
+                if not (renamed and isinstance(error, Conflict)):
+                    self._release(task_id)
+                    raise
+                # an ended task still has that id
                 other = new_id(live.record.spec.name, self._choice, self.ledger.reservations.__contains__)
                 self.ledger.adopt(other, self.ledger.reservations[task_id])
                 self.ledger.release(task_id)
                 self._world.mesh.rename(task_id, other)
                 task_id = other
-            except BaseException:
-                await self._withdraw(live)
-                self._release(task_id)
-                raise
             else:
                 self.table.keep(live)
                 if image is None:
                     self._nursery.start_soon(self._supervise, live, False)
                 return live
 
-    async def _withdraw(self, live: LiveTask) -> None:
-        """What was begun is undone before its reservation goes."""
-        live.settle(withdrawn=True)
+    def _first(self, order: Order, task_id: str, *, spec: Spec, is_here: bool) -> Task:
+        clock, status = self._world.clock, Status.STARTING if is_here else Status.PULLING
+        pull_by = Deadline(clock.boot_id, clock.boottime() + spec.pull_timeout)
+        return first_task(order, task_id, spec, status, self._me, clock.now(), pull_by)
+
+    async def _undo(self, live: LiveTask) -> None:
+        """Nothing is left of what was begun, before its reservation goes."""
+        live.settle(unrecorded=True)
         if live.image is not None:
             with trio.CancelScope(shield=True):
                 await live.gone.wait()
@@ -151,27 +213,6 @@ class Tasks:
     def _release(self, task_id: str) -> None:
         self.ledger.release(task_id)
         self._world.mesh.release(task_id)
-
-    def _first(
-        self, task_id: str, *, spec: Spec, template: str | None, status: Status, created: Time
-    ) -> Task:
-        clock = self._world.clock
-        placed = clock.now()
-        record = Record(
-            id=task_id,
-            spec=spec.without_env_values(),
-            status=status,
-            node=self._me.name,
-            node_id=self._me.node_id,
-            address=f"{task_id}.mill:{spec.port}",
-            times=Times(created, placed=placed, pulled=placed if status is Status.STARTING else None),
-            template=template,
-        )
-        env = {name: value for name, value in spec.env.items() if value is not None}
-        return Task(
-            record,
-            Owned(env=env, pull_deadline=Deadline(clock.boot_id, clock.boottime() + spec.pull_timeout)),
-        )
 
     async def get(self, task_id: str) -> Record:
         """The record, with live figures where it runs; `NotFound`."""
@@ -299,7 +340,7 @@ class Tasks:
         """One life and what must follow it."""
         try:
             await self._live(live, adopted=adopted)
-        except Withdrawn:
+        except Unrecorded:
             await self._clean_up(live.id)
             return
         finally:
@@ -314,7 +355,7 @@ class Tasks:
         """A bug of ours fails that task, not milld."""
         try:
             await run_task(live, self._world, adopted=adopted)
-        except Withdrawn:
+        except Unrecorded:
             raise
         except Exception:  # the top supervisor of a life
             await live.stored()

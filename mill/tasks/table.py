@@ -28,7 +28,7 @@ def tell_nobody(before: Record, after: Record) -> None:
     """For a table that nobody listens to."""
 
 
-class Withdrawn(MillError):
+class Unrecorded(MillError):
     """A task whose row could not be made: its spawn fails, and nobody has heard of it."""
 
 
@@ -52,10 +52,10 @@ class LiveTask:
     marks: Marks = attrs.field(factory=Marks)
     image: Any | None = None
     """The image as the spawn found it, which saves asking again a millisecond later."""
-    withdrawn: bool = False
+    unrecorded: bool = False
     """Its row could not be made."""
     gone: trio.Event = attrs.field(factory=trio.Event)
-    """Set once nobody is at work on it any more; nothing is left then of one that was withdrawn."""
+    """Set once nobody is at work on it any more; nothing is left then of one that has no row."""
     _one_commit: trio.Lock = attrs.field(factory=trio.Lock)
     _holding: bool = False
     """A fact could not be stored, which was told; it is tried again."""
@@ -67,14 +67,14 @@ class LiveTask:
         return self.task.record.id
 
     async def stored(self) -> None:
-        """Once its row is committed: before that nothing is done that a crash could not leave behind. `Withdrawn`."""
+        """Once its row is committed: before that nothing is done that a crash could not leave behind. `Unrecorded`."""
         await self._settled.wait()
-        if self.withdrawn:
-            raise Withdrawn
+        if self.unrecorded:
+            raise Unrecorded
 
-    def settle(self, *, withdrawn: bool = False) -> None:
+    def settle(self, *, unrecorded: bool = False) -> None:
         """Its row is committed, or never will be."""
-        self.withdrawn = withdrawn
+        self.unrecorded = unrecorded
         self._settled.set()
 
     @property

@@ -11,13 +11,14 @@ from typing import Any
 import attrs
 import trio
 
-from mill.api.core import Answered, Core, Exposition
+from mill.api.core import Answered, Core, Exposition, Fleet
 from mill.errors import MillError, NotFound
 from mill.logs.frames import LogChunk, LogRequest
 from mill.model import (
     Draft,
     Duration,
     Image,
+    Keyed,
     NodeState,
     NodeStatus,
     NodeView,
@@ -72,9 +73,11 @@ class FakeTasks:
     def add(self, *records: Record) -> None:
         self.records |= {one.id: one for one in records}
 
-    async def spawn(self, request: SpawnRequest, templates: Mapping[str, Draft]) -> Record:
+    async def spawn(
+        self, request: SpawnRequest, templates: Mapping[str, Draft], key: Keyed | None = None
+    ) -> Record:
         await self._fail()
-        self.asked.append((request, dict(templates)))
+        self.asked.append((request, dict(templates)) if key is None else (request, dict(templates), key))
         made = record(f"{request.name or 'busybox'}-x7k2", Status.PULLING)
         self.add(made)
         return made
@@ -282,6 +285,7 @@ class FakeNode:
     nodes: FakeNodes = attrs.field(factory=lambda: FakeNodes(VIEW))
     kept_tokens: FakeTokenStore = attrs.field(factory=FakeTokenStore)
     healthy: bool = True
+    fleet: Fleet | None = None
     answered: list[Answered] = attrs.field(factory=list)
 
     async def metrics(self, accept: str) -> Exposition:
@@ -305,6 +309,7 @@ class FakeNode:
             now=lambda: NOW,
             uploads=self.uploads,
             version="9.8.7",
+            fleet=self.fleet,
         )
 
 

@@ -15,6 +15,7 @@ from mill.config import API_BODY_BYTES, LONG_POLL_S
 from mill.errors import Conflict, FieldError, NoCapacity
 from mill.model import Draft, Duration, Network, Size, SpawnRequest, Status, Template
 from mill.tasks.filter import Filter
+from mill.tasks.keyed import sign
 from tests.api.conftest import Served, problem
 from tests.api.fakes import ENDED, NOW, RUNNING, STATS, TOKEN, FakeNode, record
 
@@ -48,6 +49,22 @@ async def test_a_spawn_hands_on_the_request_and_the_templates(api: httpx.AsyncCl
         args=("a", "b"),
     )
     assert fake.tasks.asked == [(wanted, {"one": Draft(image="busybox")})]
+
+
+async def test_a_key_goes_along_signed(api: httpx.AsyncClient, fake: FakeNode) -> None:
+    answer = await api.post(SPAWN, json={"image": "busybox"}, headers={"Idempotency-Key": "k1"})
+    assert answer.status_code == 201
+    wanted = SpawnRequest(image="busybox")
+    assert fake.tasks.asked == [(wanted, {}, sign("k1", wanted))]
+
+
+@pytest.mark.parametrize("key", ["", "a b", "x" * 256, "\x7f"])
+async def test_what_is_no_key_is_refused_by_the_headers_name(
+    api: httpx.AsyncClient, fake: FakeNode, key: str
+) -> None:
+    answer = await api.post(SPAWN, json={"image": "busybox"}, headers={"Idempotency-Key": key})
+    assert problem(answer) == (400, "bad-field", "Idempotency-Key")
+    assert not fake.tasks.asked
 
 
 @pytest.mark.parametrize(("body", "field"), [

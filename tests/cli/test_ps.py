@@ -6,6 +6,7 @@ import pty
 import subprocess
 from typing import Any
 
+from mill.cli.connect import PARTIAL
 from mill.model import Draft, Duration, Image, Size, Status, Template, Time
 from tests.cli.conftest import COMMAND, Mill
 from tests.client.fake_api import FakeApi
@@ -173,3 +174,13 @@ def test_what_others_wrote_cannot_drive_the_terminal(mill: Mill, api: FakeApi) -
     shown = mill("inspect", task_id).stdout
     assert "\x1b" not in shown
     assert "\\x1b]0;x\\x07\\x0asecond line" in shown
+
+
+def test_a_partial_answer_is_told_in_one_line_beside_it(mill: Mill, api: FakeApi) -> None:
+    api.answers["/v1/tasks"] = (200, b'{"tasks": [], "next": null, "partial": true}')
+    shown = mill("ps")
+    assert shown.stderr == f"mill: {PARTIAL}\n"
+    assert "NAME" in shown.stdout
+    assert json.loads(mill("ps", "--json").stdout)["partial"] is True
+    del api.answers["/v1/tasks"]
+    assert "partial" not in mill("ps", "--json").stdout

@@ -149,3 +149,13 @@ def test_what_the_server_refuses_is_told_the_same_way(mill: Mill) -> None:
     )
     full = mill("spawn", "--image", "x", "--cpu", "5", code=1)
     assert full.stderr == "mill: no room for 5 cores; free are 2.75 cores and 5G\n"
+
+
+def test_a_key_said_again_is_the_same_task(mill: Mill, api: FakeApi) -> None:
+    args = ("spawn", "--image", "app", "--idempotency-key", "job-7")
+    assert mill(*args).stdout == mill(*args).stdout
+    assert list(api.tasks) == ["app-0001"]
+    assert (
+        "--idempotency-key: must be 1 to 255"
+        in mill("spawn", "--image", "x", "--idempotency-key", "", code=2).stderr
+    )

@@ -42,11 +42,13 @@ class Request:
 
 @attrs.define(eq=False)
 class Cut:
-    """How the next connection of a log or of events ends: after so many objects, cleanly or torn, and with half an object sent."""
+    """How the next connection of a log or of events ends: after so many objects, cleanly or torn, with half an object sent, or
+    with the word that the task's own node was lost."""
 
     after: int
     clean: bool = False
     half: bool = False
+    lost: bool = False
 
 
 class FakeApi(FakeNode):
@@ -58,6 +60,9 @@ class FakeApi(FakeNode):
         self.pulls: list[Any] = []
         self.waiting, self.left, self.go_on = threading.Event(), threading.Event(), trio.Event()
         self.answers: dict[str, tuple[int, bytes]] = {}
+        self.lost_answers = 0
+        """So many posts are done, and then the connection breaks."""
+        self.keys: dict[str, Any] = {}
         self.port = 0
         self.poll_limit_s = 60.0
         self._listening: trio.CancelScope | None = None
@@ -168,6 +173,9 @@ class FakeApi(FakeNode):
                 await self._stream(wire, stream, "text/event-stream", self._blocks(request))
                 return
             status, data = await self._route(request)
+            if request.method == "POST" and self.lost_answers:
+                self.lost_answers -= 1
+                raise trio.ClosedResourceError
         except MillError as error:
             await self._problem(wire, stream, error)
             return
@@ -203,7 +211,10 @@ class FakeApi(FakeNode):
     async def _route(self, request: Request) -> tuple[int, Any]:  # noqa: C901, PLR0911 -- the table of the API
         match [request.method, *request.path.strip("/").split("/")[1:]]:
             case ["POST", "tasks", "spawn"]:
-                return 201, self._spawn_answer(request)
+                key = request.headers.get("idempotency-key", "")
+                if key not in self.keys:
+                    self.keys[key] = self._spawn_answer(request)
+                return 201, self.keys[key]
             case ["GET", "tasks"]:
                 return 200, self._page(request)
             case ["GET", "tasks", task_id]:
@@ -360,7 +371,17 @@ class FakeApi(FakeNode):
                     break
                 await stream.send_all(wire.send(h11.Data(data=piece)) or b"")
                 sent += 1
-        if cut is not None and not cut.clean:
+        if cut is not None and cut.lost:
+            said = {
+                "type": "urn:mill:problem:unavailable",
+                "title": "unavailable",
+                "status": 503,
+                "detail": "node-9 is lost",
+            }
+            await stream.send_all(
+                wire.send(h11.Data(data=json.dumps({"error": said}).encode() + b"\n")) or b""
+            )
+        elif cut is not None and not cut.clean:
             if cut.half:
                 await stream.send_all(wire.send(h11.Data(data=b'id: {"stream": "stdout", "ti')) or b"")
             raise trio.BrokenResourceError

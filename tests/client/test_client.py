@@ -347,3 +347,17 @@ async def test_bytes_of_the_environment_that_are_no_utf_8_are_refused_before_any
     async with client(script) as mill_:
         with pytest.raises(FieldError, match=r"env\.A: .*UTF-8"):
             await mill_.spawn(image="x", env={"A": "\udcff"})
+
+
+async def test_each_spawn_goes_by_a_key_of_its_own_or_by_the_callers() -> None:
+    script = Script(*(ok(SPAWNED, 201) for _ in range(3)))
+    async with client(script) as mill_:
+        await mill_.spawn(image="busybox")
+        await mill_.spawn(image="busybox")
+        await mill_.spawn(image="busybox", idempotency_key="mine")
+        with pytest.raises(FieldError, match="Idempotency-Key"):
+            await mill_.spawn(image="busybox", idempotency_key="")
+    first, second, third = (request.headers["idempotency-key"] for request in script.requests)
+    assert len(first) == 32
+    assert first != second
+    assert third == "mine"

@@ -60,7 +60,9 @@ def test_lines_come_while_the_task_runs(api: FakeApi, run_async: RunAsync) -> No
     run_async(with_client(api, body))
 
 
-@pytest.mark.parametrize("cut", [Cut(3), Cut(0), Cut(3, half=True), Cut(3, clean=True)], ids=str)
+@pytest.mark.parametrize(
+    "cut", [Cut(3), Cut(0), Cut(3, half=True), Cut(3, clean=True), Cut(3, lost=True)], ids=str
+)
 def test_a_broken_follow_goes_on_without_loss_or_double(api: FakeApi, run_async: RunAsync, cut: Cut) -> None:
     api.cuts = [cut, Cut(2), Cut(1, half=True)]
     task_id = api.do(lambda: api.add(*numbered(9), "hold", *numbered(3)))
@@ -77,6 +79,21 @@ def test_a_broken_follow_goes_on_without_loss_or_double(api: FakeApi, run_async:
     lines = run_async(with_client(api, body))
     assert texts(lines) == [str(number) for number in (*range(9), *range(3))]
     assert not api.cuts
+
+
+def test_a_follow_whose_node_stays_lost_fails_with_its_word(api: FakeApi, run_async: RunAsync) -> None:
+    api.cuts = [Cut(2, lost=True), *(Cut(0, lost=True) for _ in range(100))]
+    task_id = api.do(lambda: api.add(*numbered(9), "hold"))
+    found: list[LogLine] = []
+
+    async def body(client: Client) -> None:
+        async with client.logs(task_id) as log:
+            async for line in log:
+                found.append(line)  # noqa: PERF401 -- what came before the end counts
+
+    with pytest.raises(mill.client.Unavailable, match="node-9 is lost"):
+        run_async(with_client(api, body, patience=0.5))
+    assert texts(found) == ["0", "1"]
 
 
 def test_a_follow_outlives_a_restart_of_milld(api: FakeApi, run_async: RunAsync) -> None:

@@ -6,10 +6,11 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import pytest
 import trio
 
 from mill.client import Client
-from mill.errors import Unavailable
+from mill.errors import Conflict, Unavailable
 from mill.model import Reason, Record, Status
 from tests.node import Node
 from tests.pace import stretched
@@ -66,6 +67,40 @@ async def test_tasks_outlive_a_milld_that_is_stopped(fresh_node: Node) -> None:
 
 async def test_tasks_outlive_a_milld_that_is_killed(fresh_node: Node) -> None:
     await ends_across(fresh_node, "kill")
+
+
+async def test_spawns_across_kills_of_milld_make_one_container_each(fresh_node: Node) -> None:
+    """Nobody who spawns sees an error; what was answered exists once, and nothing else does."""
+    spawned: list[str] = []
+    async with Client(fresh_node.address, fresh_node.token) as client:
+        await client.status()
+
+        async def spawn_some(name: str) -> None:
+            for _ in range(8):
+                task = await client.spawn(image="busybox", args=["true"], name=name, memory="16M", cpu=0.01)
+                spawned.append(task.id)
+
+        async with trio.open_nursery() as nursery:
+            for name in ("one", "two", "three"):
+                nursery.start_soon(spawn_some, name)
+            for _ in range(3):
+                await trio.sleep(0.2)
+                await trio.to_thread.run_sync(fresh_node.restart, "kill9")
+        ends = [await end_of(client, task_id) for task_id in spawned]
+        assert {record.reason for record in ends} == {Reason.EXIT}
+        known = {record.id for record in await client.list_tasks(all=True)}
+        assert (len(known), known) == (24, set(spawned))
+
+
+async def test_a_key_says_the_same_after_a_restart(fresh_node: Node) -> None:
+    async with Client(fresh_node.address, fresh_node.token) as client:
+        made = await client.spawn(image="busybox", args=["true"], idempotency_key="job-7")
+        await end_of(client, made.id)
+        await trio.to_thread.run_sync(fresh_node.restart, "kill9")
+        again = await client.spawn(image="busybox", args=["true"], idempotency_key="job-7")
+        assert (again.id, again.status) == (made.id, Status.STOPPED)
+        with pytest.raises(Conflict, match=made.id):
+            await client.spawn(image="busybox", args=["false"], idempotency_key="job-7")
 
 
 async def test_a_follow_goes_on_across_a_restart(fresh_node: Node) -> None:

@@ -22,8 +22,9 @@ from mill.tasks import service
 from mill.tasks.events import Events
 from mill.tasks.lifecycle import World
 from mill.tasks.marks import Marks
+from mill.tasks.orders import Identity
 from mill.tasks.ports import OpenPipes
-from mill.tasks.service import Identity, Tasks
+from mill.tasks.service import Tasks
 from tests.tasks.fake_mesh import FakeMesh
 from tests.tasks.fakes import (
     EPOCH,

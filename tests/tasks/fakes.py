@@ -13,6 +13,7 @@ from pathlib import Path
 import attrs
 import trio
 
+from mill.config import KEY_LIFETIME_S
 from mill.convert import format_time, to_json
 from mill.errors import Conflict, Interrupted, MillError, PullError, StartError
 from mill.model import (
@@ -98,6 +99,12 @@ class FakeRecords:
     async def get(self, task_id: str) -> Task | None:
         await trio.lowlevel.checkpoint()
         return self.rows.get(task_id)
+
+    async def keyed(self, key: str, now: float) -> Record | None:
+        await trio.lowlevel.checkpoint()
+        made = [task.record for task in self.rows.values() if task.record.keyed is not None]
+        found = [record for record in made if record.keyed and record.keyed.key == key]
+        return found[0] if found and now < found[0].times.created + KEY_LIFETIME_S else None
 
     async def live(self) -> list[Task]:
         await trio.lowlevel.checkpoint()

@@ -25,7 +25,8 @@ from mill.model import (
 )
 from mill.tasks import service
 from mill.tasks.lifecycle import World, run_task
-from mill.tasks.service import Identity, Tasks
+from mill.tasks.orders import Identity
+from mill.tasks.service import Tasks
 from mill.tasks.table import LiveTask, Table
 from tests.tasks.fake_mesh import FakeMesh
 from tests.tasks.fakes import (
@@ -40,6 +41,7 @@ from tests.tasks.fakes import (
     Suffixes,
 )
 
+ME = Identity("n1", "node-1", "192.0.2.1", allow_mounts=("/srv/data",))
 WAY_OUT = ["put running ending", "delete", "drain logs"]
 """The order at the end, up to the publishing of the end."""
 
@@ -66,6 +68,7 @@ def make_record(task_id: str = "web-0000", status: Status = Status.PULLING, **sa
 class Scene:
     """One node's world: what survives a milld (records, containers, clock), and ways to run one in it."""
 
+    me: Identity = ME
     journal: list[str] = attrs.field(factory=list)
     clock: FakeClock = attrs.field(factory=FakeClock)
     starts_at_once: int = 2
@@ -120,10 +123,9 @@ class Scene:
     @asynccontextmanager
     async def milld(self) -> AsyncIterator[Tasks]:
         """The task service during the block; then milld leaves."""
-        me = Identity("n1", "node-1", "192.0.2.1", allow_mounts=("/srv/data",))
         async with trio.open_nursery() as nursery:
             serve = partial(service.serve, room=self.room)
-            yield await nursery.start(serve, me, self.capacity, self.records, self.world, self.choice)
+            yield await nursery.start(serve, self.me, self.capacity, self.records, self.world, self.choice)
             nursery.cancel_scope.cancel()
 
 

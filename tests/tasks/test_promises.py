@@ -55,7 +55,7 @@ def an_end_is_told_before_it_is_stored(patch: Patch) -> None:
     async def put(self: Store, task: Task) -> None:
         await trio.lowlevel.checkpoint()
         self._jobs.put(
-            _Job(rows.PUT_OVER, rows.row_of(task), trio.lowlevel.current_trio_token(), synced=True)
+            _Job([(rows.PUT_OVER, rows.row_of(task))], trio.lowlevel.current_trio_token(), synced=True)
         )
 
     patch.setattr(Store, "put", put)

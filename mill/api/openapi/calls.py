@@ -8,7 +8,14 @@ from http import HTTPStatus
 from typing import Any
 
 from mill.api.openapi.schemas import DURATION, INSTANT, TEXT, ref
-from mill.checks import GRACE_KEYWORDS, LABEL_KEYWORDS, SIGNAL_KEYWORDS
+from mill.checks import (
+    GRACE_KEYWORDS,
+    KEY_HEADER,
+    LABEL_KEYWORDS,
+    MOST_REQUEST_KEY_LENGTH,
+    REQUEST_KEY_PATTERN,
+    SIGNAL_KEYWORDS,
+)
 from mill.config import PAGE_LIMIT, PAGE_SIZE
 from mill.logs.frames import CURSOR_PATTERN, MOST_LINES
 from mill.logs.index import STREAMS
@@ -114,6 +121,16 @@ LAST_EVENT_ID: Mapping[str, Any] = {
     "description": "as a browser sends it that was cut off; it wins over the query",
 }  # fmt: skip
 
+_PARTIAL: Mapping[str, Any] = {
+    "type": "boolean",
+    "description": "the node was without the majority of its cluster, or a task's own node does not answer: others may know more",
+}
+IDEMPOTENCY_KEY: Mapping[str, Any] = {
+    "name": KEY_HEADER, "in": "header", "required": False,
+    "schema": {**TEXT, "minLength": 1, "maxLength": MOST_REQUEST_KEY_LENGTH, "pattern": f"^{REQUEST_KEY_PATTERN}$"},
+    "description": "makes the call safe to repeat: the same key with the same request is the same task for 24 hours",
+}  # fmt: skip
+
 _RETRY_AFTER = {
     "Retry-After": {"required": True, "schema": {"type": "integer", "minimum": 1}, "description": "seconds"}
 }
@@ -123,7 +140,7 @@ _PROBLEMS: Mapping[int, str] = {
     401: "no token, one that this node does not know, or one that has expired",
     403: "the token's scope does not reach so far",
     404: "there is no such thing",
-    409: "not in the state it is in",
+    409: "not in the state it is in, or the key of another request",
     413: "the body is too large",
     431: "the headers are too long",
     502: "a registry or containerd refused",
@@ -144,6 +161,11 @@ def list_of(name: str, key: str, **more: Mapping[str, Any]) -> dict[str, Any]:
     """An object with a list of *name* under *key*, and *more* fields."""
     properties = {key: {"type": "array", "items": ref(name)}, **more}
     return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def maybe_partial(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer that tells of other nodes; ``partial`` is left out where all is known."""
+    return {"allOf": [schema, {"type": "object", "properties": {"partial": _PARTIAL}}]}
 
 
 def lines_of(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mill.api.openapi.calls import NODE, call, json_of, list_of
+from mill.api.openapi.calls import NODE, call, json_of, list_of, maybe_partial
 from mill.api.openapi.schemas import TEXT, ref
 from mill.model import Scope
 
@@ -12,7 +12,7 @@ def paths() -> dict[str, Any]:
     health = json_of({"type": "object", "properties": {"status": TEXT}, "required": ["status"]})
     node = {200: json_of(ref("NodeView"))}
     return {
-        "/v1/nodes": {"get": call("listNodes", "node", "The nodes", {200: json_of(list_of("NodeView", "nodes"))})},
+        "/v1/nodes": {"get": call("listNodes", "node", "The nodes", {200: json_of(maybe_partial(list_of("NodeView", "nodes")))})},
         "/v1/nodes/{node}/drain": {
             "post": call("drainNode", "node", "Let no new task in", node, 404, 503, 507, parameters=[NODE], scope=Scope.ADMIN,
                          about="Tasks that run are left to end."),
@@ -21,7 +21,7 @@ def paths() -> dict[str, Any]:
             "post": call("undrainNode", "node", "Let new tasks in again", node, 404, 503, 507, parameters=[NODE], scope=Scope.ADMIN),
         },
         "/v1/metrics": {"get": call("getMetrics", "node", "Metrics for Prometheus, by Accept", {200: exposition})},
-        "/v1/status": {"get": call("getStatus", "node", "The node", {200: json_of(ref("NodeStatus"))})},
+        "/v1/status": {"get": call("getStatus", "node", "The node", {200: json_of(maybe_partial(ref("NodeStatus")))})},
         "/v1/openapi.json": {"get": call("getSchema", "node", "This document", {200: json_of({"type": "object"})})},
         "/healthz": {
             "get": call("getHealth", "node", "Liveness", {200: health, 503: health}, scope=None,

@@ -2,7 +2,18 @@
 
 from typing import Any
 
-from mill.api.openapi.calls import LAST_EVENT_ID, TASK, call, events_of, json_of, lines_of, list_of, query
+from mill.api.openapi.calls import (
+    IDEMPOTENCY_KEY,
+    LAST_EVENT_ID,
+    TASK,
+    call,
+    events_of,
+    json_of,
+    lines_of,
+    list_of,
+    maybe_partial,
+    query,
+)
 from mill.api.openapi.schemas import TEXT, ref
 from mill.model import Scope, Status
 
@@ -17,11 +28,17 @@ _SPAWNED = {
 _LOCATION = {"Location": {"required": True, "schema": TEXT, "description": "the task's record"}}
 
 _END = {"type": "object", "maxProperties": 0, "description": "the event `end`: nothing comes any more"}
+_LOST = {
+    "type": "object",
+    "properties": {"error": ref("Problem")},
+    "required": ["error"],
+    "description": "the last line, or the event `error`: the node that has the task was lost in the midst of it",
+}
 
 
 def paths() -> dict[str, Any]:
     listing = query("status", "label", "node", "template", "all", "limit", "after", "usage")
-    page = json_of(list_of("Record", "tasks", next={"type": ["string", "null"]}))
+    page = json_of(maybe_partial(list_of("Record", "tasks", next={"type": ["string", "null"]})))
     return {
         "/v1/tasks/spawn": {"post": _spawn()},
         "/v1/tasks": {
@@ -41,10 +58,11 @@ def paths() -> dict[str, Any]:
 
 def _spawn() -> dict[str, Any]:
     made = call(
-        "spawnTask", "tasks", "Start a task", {201: json_of(_SPAWNED)}, 413, 502, 503, 504, 507,
+        "spawnTask", "tasks", "Start a task", {201: json_of(_SPAWNED)}, 409, 413, 502, 503, 504, 507,
         about="Answers at once: the task is `starting`, or `pulling` where its image is not there yet. What a template "
-        "says in `task` is overridden by the other fields.",
-        body=json_of(ref("SpawnRequest")), scope=Scope.SPAWN,
+        "says in `task` is overridden by the other fields. With an Idempotency-Key that is known already nothing is started: "
+        "the answer tells that task as it is now.",
+        parameters=[IDEMPOTENCY_KEY], body=json_of(ref("SpawnRequest")), scope=Scope.SPAWN,
     )  # fmt: skip
     made["responses"]["201"]["headers"] = _LOCATION
     return made
@@ -52,7 +70,7 @@ def _spawn() -> dict[str, Any]:
 
 def _get() -> dict[str, Any]:
     return call(
-        "getTask", "tasks", "One task", {200: json_of(ref("Record"))}, 404, 503,
+        "getTask", "tasks", "One task", {200: json_of(maybe_partial(ref("Record")))}, 404, 503,
         about="With `wait` the answer is held back until the task is so far, or `timeout` is over: it then says how the "
         "task is all the same.",
         parameters=[TASK, *query("wait", "timeout")],
@@ -70,11 +88,11 @@ def _kill() -> dict[str, Any]:
 
 
 def _logs(name: str) -> dict[str, Any]:
-    line = lines_of(ref("LogLine"))
+    line = lines_of({"anyOf": [ref("LogLine"), _LOST]})
     kinds = {
         "text/plain": {"schema": TEXT},
         "application/x-ndjson": line,
-        "text/event-stream": events_of(ref("LogLine"), _END),
+        "text/event-stream": events_of(ref("LogLine"), _LOST, _END),
     }
     asked = query("follow", "tail", "since", "until", "stream", "cursor", "timestamps")
     return call(

@@ -1,0 +1,172 @@
+"""What makes this node a part of the cluster: gossip, the port where other nodes come, and the connections to them. Wired by `node`.
+
+A node that nobody ever told of others, by ``--advertise`` or ``--join``, opens no port for them and keeps no log for them: it is alone.
+"""
+
+import errno
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from http import HTTPStatus
+from random import SystemRandom
+from socket import AF_INET, AF_INET6, SO_RCVBUF, SOCK_DGRAM, SOL_SOCKET
+from socket import socket as Socket  # noqa: N812 -- a class
+from typing import Any
+
+import attrs
+import trio
+
+from mill.api import server as api_server
+from mill.api.peer import make_peer_app
+from mill.api.server import Load
+from mill.cluster import service
+from mill.cluster.engine import Engine
+from mill.cluster.service import Gossip, Setup
+from mill.cluster.values import Address, NodeId
+from mill.cluster.voters import FOUNDER
+from mill.config import AWAY_S, Config
+from mill.daemon import membership, peers
+from mill.daemon.layers import Layer
+from mill.daemon.membership import Membership
+from mill.daemon.news import News
+from mill.daemon.peers import Peers
+from mill.errors import SetupError, Unavailable
+from mill.security.box import ID_BYTES, Opener, Sealer
+from mill.security.channel import Channels, PeerTls
+from mill.security.keys import Keyring
+from mill.store import Store
+
+PACKET = "/peer/packet"
+DATAGRAMS_BYTES = 4 * 1024 * 1024
+"""Of the socket's buffer: what comes while a full copy is being read."""
+
+
+@attrs.frozen
+class Doors:
+    """Where other nodes come, TCP and UDP; and what this node knew of its being a member."""
+
+    tcp: Socket
+    udp: Socket
+    membership: Membership
+
+
+@attrs.frozen
+class Me:
+    """Who this node is, and what it says of itself to all others."""
+
+    id: NodeId
+    name: str
+    meta: Mapping[str, str]
+
+
+def bind(config: Config, layers: AsyncExitStack) -> Doors | None:
+    """The ports, or None for a node that is alone. `SetupError`."""
+    kept = membership.recall(config)
+    if kept is None:
+        return None
+    address = Address(kept.address, config.peer_port)
+    tcp = layers.enter_context(api_server.bind(str(address), "--peer-port"))
+    return Doors(tcp, layers.enter_context(_bind_udp(address)), kept)
+
+
+def _bind_udp(address: Address) -> Socket:
+    sock = Socket(AF_INET6 if ":" in address.host else AF_INET, SOCK_DGRAM)
+    try:
+        sock.bind(tuple(address))
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise SetupError(f"{address}/udp is in use: choose another with --peer-port") from None
+        raise SetupError(f"cannot listen on {address}/udp: {error.strerror}") from None
+    sock.setsockopt(SOL_SOCKET, SO_RCVBUF, DATAGRAMS_BYTES)
+    sock.setblocking(False)
+    return sock
+
+
+@attrs.define(eq=False)
+class Door:
+    """The application of the peers' port: gossip at once, all else once the node is ready for it."""
+
+    packets: Any
+    rest: Any | None = None
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        other = self.rest if scope.get("path") != PACKET else None
+        await (self.packets if other is None else other)(scope, receive, send)
+
+
+@attrs.define(eq=False)
+class Cluster:
+    """A node as a member."""
+
+    gossip: Gossip
+    news: News
+    peers: Peers
+    door: Door
+
+    @property
+    def engine(self) -> Engine:
+        return self.gossip.engine
+
+    @property
+    def me(self) -> NodeId:
+        return self.engine.me.id
+
+    async def wait_ready(self, shutdown: Callable[[], Awaitable[object]]) -> None:
+        """Until this node's own tasks may change; no longer than up to *shutdown*."""
+        async with trio.open_nursery() as nursery:
+
+            async def end_with(wait: Callable[[], Awaitable[object]]) -> None:
+                await wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(end_with, shutdown)
+            nursery.start_soon(end_with, self.gossip.wait_ready)
+
+    def go(self, *, for_good: bool) -> None:
+        """Tell the others, before the end."""
+        if for_good:
+            self.gossip.leave()
+        else:
+            self.gossip.say_away(AWAY_S)
+
+
+async def join(
+    config: Config,
+    doors: Doors,
+    store: Store,
+    channels: Channels,
+    ring: Keyring,
+    me: Me,
+    wall: Callable[[], float],
+    layer: Layer,
+) -> Cluster:
+    """Be a member, and let other nodes come; what they ask beside gossip waits for `Door.rest`."""
+    await trio.to_thread.run_sync(membership.remember, config, doors.membership)
+    news = News(config.join)
+    reached: Peers = await layer(peers.serve, channels, news.address)
+    setup = Setup(
+        id=me.id,
+        name=me.name,
+        address=Address(doors.membership.address, config.peer_port),
+        meta={**me.meta, **({FOUNDER: "1"} if doors.membership.founder else {})},
+        sealer=Sealer(ring, me.id, secrets.token_bytes(ID_BYTES)),
+        opener=Opener(ring, me.id),
+        rng=SystemRandom(),
+        wall=wall,
+        stream=partial(_stream, reached, news),
+    )
+    udp = trio.socket.from_stdlib_socket(doors.udp)
+    gossip: Gossip = await layer(service.serve, setup, config.join, store, news.of, udp)
+    door = Door(make_peer_app(gossip.deliver))
+    await layer(partial(api_server.serve, door, doors.tcp, Load(), PeerTls(channels)))
+    return Cluster(gossip, news, reached, door)
+
+
+async def _stream(reached: Peers, news: News, address: Address, packet: bytes) -> None:
+    async with reached.open_at(
+        address, "POST", PACKET, node=news.at(address), content=packet, timeout_s=None
+    ) as answer:
+        if answer.status != HTTPStatus.NO_CONTENT:
+            raise Unavailable(f"{address} refused a packet ({answer.status})")

@@ -1,0 +1,158 @@
+"""The other nodes, for an API that answers for all: which of them owns a task, and the way to it. As `api.core.Fleet`. Wired by `cluster`."""
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Protocol
+from urllib.parse import quote
+from uuid import UUID
+
+import attrs
+import structlog
+import trio
+
+from mill.api.core import Elsewhere
+from mill.api.forward import CALLER, SCOPE
+from mill.cluster.values import Member, MemberState, NodeId
+from mill.config import ASK_ALL_S
+from mill.convert import from_json
+from mill.daemon.peers import Answer, Peers, Unreachable
+from mill.errors import Unavailable
+from mill.model import Record, Scope, Task
+from mill.tasks.table import Table
+
+OK, NOT_FOUND = 200, 404
+UNREADABLE = (ExceptionGroup, ValueError, LookupError, TypeError, AttributeError)
+"""What an answer raises that only another Mill understands."""
+AS_MILLD: Mapping[str, str] = {CALLER: "milld", SCOPE: Scope.READ}
+"""For what a node asks on its own account."""
+
+
+log = structlog.get_logger()
+
+
+class Membership(Protocol):
+    """As the cluster's engine has it."""
+
+    @property
+    def id(self) -> NodeId:
+        """Of this node."""
+
+    @property
+    def members(self) -> Mapping[NodeId, Member]:
+        """All nodes, this one among them."""
+
+    @property
+    def partial(self) -> bool:
+        """Whether others may know of ends that this node does not."""
+
+
+class Known(Protocol):
+    """As `store.Store`: the records of all nodes, as far as they have come here."""
+
+    async def get(self, task_id: str) -> Task | None: ...
+
+
+@attrs.define(eq=False)
+class Fleet:
+    """See the module. `now` is the clock of the members' `since`."""
+
+    _cluster: Membership
+    _known: Known
+    _table: Table
+    _peers: Peers
+    _now: Callable[[], float]
+
+    @property
+    def partial(self) -> bool:
+        return self._cluster.partial
+
+    @property
+    def alone(self) -> bool:
+        """No other node was ever heard of."""
+        return len(self._cluster.members) <= 1
+
+    async def elsewhere(self, task_id: str) -> Elsewhere | None:
+        """By this node's own records; a task that is newer than what has come here is asked for among the others."""
+        if self.alone or self._table.get(task_id) is not None:
+            return None
+        task = await self._known.get(task_id)
+        record = await self._ask_all(task_id) if task is None else task.record
+        if record is None or (owner := node_of(record)) == self._cluster.id:
+            return None
+        return Elsewhere(owner, record)
+
+    async def _ask_all(self, task_id: str) -> Record | None:
+        """What the first says that knows it; None once all have said that they do not. `Unavailable` for who cannot be sure."""
+        found: list[Record] = []
+        unsure = self.others()
+
+        async def ask(node: NodeId) -> None:
+            path = f"/v1/tasks/{quote(task_id, safe='')}"
+            try:
+                async with self._peers.open(node, "GET", path, headers=AS_MILLD) as answer:
+                    said = await read_json(answer)
+                    if answer.status == OK:
+                        found.append(from_json(Record, said))
+                        nursery.cancel_scope.cancel()
+                    elif answer.status == NOT_FOUND:
+                        unsure.remove(node)
+            except (Unreachable, *UNREADABLE) as error:
+                log.debug("a node does not say whether it knows a task", node=node[:8], why=str(error))
+
+        with trio.move_on_after(ASK_ALL_S):
+            async with trio.open_nursery() as nursery:
+                for node in self.others():
+                    nursery.start_soon(ask, node)
+        if not found and unsure:
+            names = ", ".join(self.name_of(node) for node in unsure)
+            raise Unavailable(
+                f"no task {task_id[:80]!r} is known here yet, and {names} did not say; try again"
+            )
+        return found[0] if found else None
+
+    def others(self) -> list[NodeId]:
+        """Who can be asked now."""
+        members = self._cluster.members
+        return [node for node, one in members.items() if node != self._cluster.id and one.state.reachable]
+
+    @asynccontextmanager
+    async def open(
+        self, node: str, method: str, path: str, *, headers: Mapping[str, str], timeout_s: float
+    ) -> AsyncIterator[Answer]:
+        if (why := self._silence(NodeId(node))) is not None:
+            raise Unavailable(why)
+        try:
+            asked = self._peers.open(NodeId(node), method, path, headers=headers, timeout_s=timeout_s)
+            async with asked as answer:
+                yield answer
+        except Unreachable as error:
+            name = self.name_of(NodeId(node))
+            raise Unavailable(f"node {name}, which has this task, is unreachable: {error}") from None
+
+    def name_of(self, node: NodeId) -> str:
+        member = self._cluster.members.get(node)
+        return node[:8] if member is None else member.peer.name
+
+    def _silence(self, node: NodeId) -> str | None:
+        """Why *node* need not be asked."""
+        member = self._cluster.members.get(node)
+        if member is None:
+            return f"node {node[:8]}, which has this task, is not of the cluster any more"
+        if member.state.reachable:
+            return None
+        told = {
+            MemberState.AWAY: "has stopped for a while",
+            MemberState.LEFT: "has left the cluster",
+        }.get(member.state, "does not answer")
+        since = max(0.0, self._now() - member.since)
+        return f"node {member.peer.name}, which has this task, {told}, since {since:.0f} s"
+
+
+def node_of(record: Record) -> NodeId:
+    """The owner, as the cluster calls it."""
+    return NodeId(UUID(record.node_id).hex)
+
+
+async def read_json(answer: Answer) -> object:
+    return json.loads(await answer.read())

@@ -1,0 +1,118 @@
+"""What comes of the cluster, told to those who are to know: the log, and whoever listens. Plugged into `cluster.service` by `cluster`."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import structlog
+import trio
+
+from mill.cluster import effects, entries
+from mill.cluster.engine import Engine
+from mill.cluster.outcomes import Led, Outcome
+from mill.cluster.service import Statement
+from mill.cluster.values import Address, Member, MemberState, NodeId
+from mill.cluster.verdicts import Held
+
+TOLD_AGAIN_S = 60.0
+"""Between two lines about the same trouble with the same address."""
+
+log = structlog.get_logger()
+
+_WORDS = {
+    MemberState.ALIVE: "a node is there",
+    MemberState.AWAY: "a node is away; its tasks run on",
+    MemberState.DOWN: "a node does not answer any more",
+    MemberState.LEFT: "a node has left",
+}
+
+
+class News:
+    """As `cluster.service.Listener`; of use once it is `of` an engine."""
+
+    engine: Engine
+
+    def __init__(self, seeds: Iterable[tuple[str, int]]) -> None:
+        self.on: dict[type[Any], list[Callable[[Any], None]]] = defaultdict(list)
+        """Who hears of outcomes of that type, in their order."""
+        self.project: Callable[[entries.Changed], list[Statement]] = lambda _: []
+        """What is to be written of a task of which something else is shown."""
+        self._seeds = {str(Address(*seed)) for seed in seeds}
+        self._told: dict[tuple[str, str], float] = {}
+        self._alone = True
+
+    def of(self, engine: Engine) -> "News":
+        self.engine = engine
+        return self
+
+    def address(self, node: NodeId) -> Address | None:
+        member = self.engine.members.get(node)
+        return None if member is None else member.peer.address
+
+    def at(self, address: Address) -> NodeId | None:
+        """The member that is to be found there."""
+        found = (member.id for member in self.engine.members.values() if member.peer.address == address)
+        return next(found, None)
+
+    def name(self, node: NodeId) -> str:
+        member = self.engine.members.get(node)
+        return node[:8] if member is None else member.peer.name
+
+    def shown(self, changed: entries.Changed) -> list[Statement]:
+        return self.project(changed)
+
+    def tell(self, outcome: Outcome) -> None:
+        match outcome:
+            case effects.Changed(old, new):
+                self._member(old, new)
+            case Led(leader, full):
+                self._led(leader, full=full)
+            case Held(nodes):
+                log.error(
+                    "too many nodes seem to be gone at once: is it the network? Their tasks count on; "
+                    "'mill nodes forget' decides by hand",
+                    nodes=[self.name(node) for node in nodes],
+                )
+        for hear in self.on[type(outcome)]:
+            hear(outcome)
+
+    def refused(self, why: str, address: Address) -> None:
+        """A stream that failed on its way to somebody to join by is worth a line; one to a member is the membership's to judge."""
+        joining = self._alone and str(address) in self._seeds
+        strange = "another secret" in why
+        if not (joining or strange):
+            return
+        key, now = (str(address), why), trio.current_time()
+        if now - self._told.get(key, -TOLD_AGAIN_S) < TOLD_AGAIN_S:
+            return
+        self._told[key] = now
+        if joining:
+            log.error("cannot join; trying on", join=str(address), why=why)
+        else:
+            log.warning("what comes from there is not of this cluster", address=str(address), why=why)
+
+    def _member(self, old: Member | None, new: Member | None) -> None:
+        if new is None or new.id == self.engine.me.id:
+            return
+        if new.state is MemberState.ALIVE:
+            self._alone = False
+        same = old is not None and old.state is new.state and old.peer.epoch == new.peer.epoch
+        remembered = old is None and new.state is MemberState.DOWN
+        if not (same or remembered or _is_relief(old, new)) and new.state in _WORDS:
+            log.info(_WORDS[new.state], node=new.peer.name, address=str(new.peer.address))
+
+    def _led(self, leader: NodeId | None, *, full: bool) -> None:
+        if leader == self.engine.me.id:
+            log.info("this node leads", majority=full)
+        else:
+            log.info("who leads", leader=None if leader is None else self.name(leader))
+
+
+def _is_relief(old: Member | None, new: Member) -> bool:
+    """A suspicion came to nothing."""
+    return (
+        old is not None
+        and old.state is MemberState.SUSPECT
+        and new.state is MemberState.ALIVE
+        and old.peer.epoch == new.peer.epoch
+    )

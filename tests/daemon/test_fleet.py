@@ -1,0 +1,240 @@
+"""Any node answers for all: calls about another node's task, by two real APIs and mutual TLS between them."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from mill.api.forward import CALLER, SCOPE
+from mill.cluster.values import MemberState
+from mill.logs.frames import LogChunk, LogRequest
+from mill.model import Duration, Reason, Status
+from tests.api.conftest import problem, until
+from tests.api.fakes import NOW, STATS
+from tests.daemon import fleets
+from tests.daemon.fleets import Two, task
+
+CHUNKS = [LogChunk("stdout", NOW, b"one\ntwo\n", "8-0")]
+
+
+@pytest.fixture
+async def two(tmp_path: Path) -> AsyncIterator[Two]:
+    """The other node has a task, of which this one has heard."""
+    async with fleets.two(tmp_path) as made:
+        made.here.known.add(made.there.own(task("busy-0001")))
+        yield made
+
+
+@pytest.fixture
+async def api(two: Two) -> AsyncIterator[httpx.AsyncClient]:
+    async with two.here.client() as client:
+        yield client
+
+
+# -- what is asked reaches the owner ----------------------------------------------------------------------------------
+
+
+async def test_a_kill_is_the_owners_and_names_who_asked(two: Two, api: httpx.AsyncClient) -> None:
+    answer = await api.delete("/v1/tasks/busy-0001?grace=5&signal=INT")
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["node"] == "node-2"
+    assert two.there.fake.tasks.asked == [("busy-0001", "admin", 2, Duration(5.0))]
+    assert not two.here.fake.tasks.asked
+
+
+async def test_the_record_the_figures_and_a_wait_come_from_the_owner(
+    two: Two, api: httpx.AsyncClient
+) -> None:
+    two.there.own(task("busy-0001", message="fresh"))
+    assert (await api.get("/v1/tasks/busy-0001")).json()["message"] == "fresh"
+    two.there.fake.tasks.figures["busy-0001"] = STATS
+    assert (await api.get("/v1/tasks/busy-0001/stats")).json()["memory"] == STATS.memory
+    await api.get("/v1/tasks/busy-0001?wait=terminal&timeout=7")
+    assert two.there.fake.tasks.asked == [("busy-0001", "terminal", 7.0)]
+
+
+async def test_problems_pass_as_they_are(two: Two, api: httpx.AsyncClient) -> None:
+    assert problem(await api.get("/v1/tasks/busy-0001/stats")) == (409, "conflict", None)
+    assert problem(await api.get("/v1/tasks/busy-0001/logs?tail=x")) == (400, "bad-field", "tail")
+    del two.there.fake.tasks.records["busy-0001"]
+    assert problem(await api.get("/v1/logs/busy-0001")) == (404, "not-found", None)
+
+
+async def test_what_a_token_does_not_reach_it_does_not_reach_elsewhere(
+    two: Two, api: httpx.AsyncClient
+) -> None:
+    made = await api.post("/v1/tokens", json={"scope": "read"})
+    async with two.here.client(made.json()["token"]) as reader:
+        assert (await reader.get("/v1/tasks/busy-0001")).status_code == 200
+        assert (await reader.delete("/v1/tasks/busy-0001")).status_code == 403
+    assert not two.there.fake.tasks.asked
+
+
+async def test_headers_of_a_stranger_change_nobodys_name(two: Two, api: httpx.AsyncClient) -> None:
+    await api.delete("/v1/tasks/busy-0001", headers={CALLER: "root", SCOPE: "admin"})
+    assert [asked[1] for asked in two.there.fake.tasks.asked] == ["admin"]  # type: ignore[index]
+
+
+async def test_a_task_that_has_ended_is_answered_here(two: Two, api: httpx.AsyncClient) -> None:
+    ended = two.there.own(task("done-0001", status=Status.STOPPED, reason=Reason.EXIT))
+    two.here.known.add(ended)
+    two.here.fake.tasks.add(ended)
+    two.members.set(two.there.id, MemberState.DOWN)
+    for query in ("", "?wait=terminal", "?wait=running"):
+        answer = await api.get(f"/v1/tasks/done-0001{query}")
+        assert (answer.status_code, answer.json()["status"]) == (200, "stopped")
+        assert "partial" not in answer.json()
+
+
+# -- streams --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/v1/tasks/busy-0001/logs", "/v1/logs/busy-0001"])
+@pytest.mark.parametrize("accept", ["text/plain", "application/x-ndjson", "text/event-stream"])
+async def test_a_log_is_the_same_here_as_there(
+    two: Two, api: httpx.AsyncClient, path: str, accept: str
+) -> None:
+    two.there.fake.logs.chunks = CHUNKS
+    headers = {"Accept": accept, "Last-Event-ID": "4-0"}
+    answer = await api.get(f"{path}?tail=5", headers=headers)
+    assert answer.headers["content-type"] == f"{accept}; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-store"
+    cursor = "4-0" if accept == "text/event-stream" else None
+    assert two.there.fake.logs.asked == [LogRequest(tail=5, cursor=cursor)]
+    two.here.fake.logs.chunks, two.here.known.rows = CHUNKS, {}
+    del two.there.fake.tasks.records["busy-0001"]
+    two.here.fake.tasks.add(task("busy-0001"))
+    assert (await api.get(f"{path}?tail=5", headers=headers)).content == answer.content
+
+
+async def test_a_follow_is_told_each_piece_at_once_and_who_leaves_ends_it_there(
+    two: Two, api: httpx.AsyncClient
+) -> None:
+    two.there.fake.logs.chunks = CHUNKS
+    async with api.stream("GET", "/v1/tasks/busy-0001/logs?follow=true") as answer:
+        with trio.fail_after(5):
+            async for piece in answer.aiter_raw():
+                if piece:
+                    assert piece == b"one\ntwo\n"
+                    break
+        assert two.there.fake.logs.open == 1
+    with trio.fail_after(5):
+        await two.there.fake.logs.closed.wait()
+
+
+@pytest.mark.parametrize("accept", ["application/x-ndjson", "text/event-stream"])
+async def test_an_owner_that_is_lost_in_the_midst_is_told_by_the_last_line(
+    two: Two, api: httpx.AsyncClient, accept: str
+) -> None:
+    two.there.fake.logs.chunks = CHUNKS
+    async with api.stream("GET", "/v1/tasks/busy-0001/logs?follow", headers={"Accept": accept}) as answer:
+        await until(lambda: two.there.fake.logs.open)
+        two.there.peer.cancel()
+        body = b"".join([piece async for piece in answer.aiter_raw()]).decode()
+    last = body.rstrip("\n").splitlines()[-1].removeprefix("data: ")
+    assert "one" in body
+    assert (json.loads(last)["error"]["status"], json.loads(last)["error"]["title"]) == (503, "unavailable")
+    assert "broke" in json.loads(last)["error"]["detail"]
+    if accept == "text/event-stream":
+        assert "event: error\n" in body
+        assert "event: end" not in body
+
+
+async def test_plain_text_whose_owner_is_lost_is_cut_off_and_not_ended(
+    two: Two, api: httpx.AsyncClient
+) -> None:
+    two.there.fake.logs.chunks = CHUNKS
+    async with api.stream("GET", "/v1/tasks/busy-0001/logs?follow") as answer:
+        await until(lambda: two.there.fake.logs.open)
+        two.there.peer.cancel()
+        with pytest.raises(httpx.RemoteProtocolError):
+            _ = [piece async for piece in answer.aiter_raw()]
+
+
+# -- not reached ------------------------------------------------------------------------------------------------------
+
+
+async def test_an_owner_that_is_down_is_named_with_since_when_and_its_last_record_is_partial(
+    two: Two, api: httpx.AsyncClient
+) -> None:
+    two.members.set(two.there.id, MemberState.DOWN, ago_s=12)
+    for method, path in (("GET", "/logs"), ("GET", "/stats"), ("DELETE", ""), ("GET", "?wait=running")):
+        answer = await api.request(method, f"/v1/tasks/busy-0001{path}")
+        assert problem(answer) == (503, "unavailable", None)
+        assert "node node-2, which has this task, does not answer, since 12 s" in answer.json()["detail"]
+        assert answer.headers["retry-after"] == "1"
+    said = (await api.get("/v1/tasks/busy-0001")).json()
+    assert (said["status"], said["partial"]) == ("running", True)
+
+
+async def test_an_owner_whose_port_is_closed_is_named_at_once(two: Two, api: httpx.AsyncClient) -> None:
+    two.there.peer.cancel()
+    with trio.fail_after(2):
+        answer = await api.delete("/v1/tasks/busy-0001")
+    assert problem(answer)[0] == 503
+    assert "node node-2, which has this task, is unreachable" in answer.json()["detail"]
+    assert (await api.get("/v1/tasks/busy-0001")).json()["partial"] is True
+
+
+# -- not known yet ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_task_that_has_not_been_heard_of_is_asked_for_before_404(
+    two: Two, api: httpx.AsyncClient
+) -> None:
+    two.there.own(task("new-0001"))
+    assert (await api.get("/v1/tasks/new-0001")).json()["node"] == "node-2"
+    assert (await api.delete("/v1/tasks/new-0001")).status_code == 202
+    assert problem(await api.get("/v1/tasks/nobody-0001")) == (404, "not-found", None)
+    two.members.set(two.there.id, MemberState.DOWN)
+    assert problem(await api.get("/v1/tasks/new-0001")) == (404, "not-found", None)
+
+
+async def test_a_lone_node_asks_nobody_and_reads_nothing_twice(two: Two, api: httpx.AsyncClient) -> None:
+    del two.members.members[two.there.id]
+    assert problem(await api.get("/v1/tasks/nobody-0001")) == (404, "not-found", None)
+    assert two.here.known.asked == 0
+
+
+# -- a minority -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/tasks", "/v1/tasks?all=true", "/v1/status", "/v1/nodes", "/v1/tasks/mine-0001"]
+)
+async def test_without_a_majority_answers_say_so(two: Two, api: httpx.AsyncClient, path: str) -> None:
+    mine = two.here.own(task("mine-0001"))
+    two.here.known.add(mine)
+    assert "partial" not in (await api.get(path)).json()
+    two.members.partial = True
+    assert (await api.get(path)).json()["partial"] is True
+
+
+# -- the port of the nodes ------------------------------------------------------------------------------------------
+
+
+async def test_who_does_not_say_for_whom_is_not_let_in(two: Two) -> None:
+    fleet = two.here.fake.fleet
+    assert fleet is not None
+    for headers, status in (
+        ({}, 401),
+        ({CALLER: "ann", SCOPE: "root"}, 401),
+        ({CALLER: "ann", SCOPE: "read"}, 403),
+    ):
+        asked = fleet.open(two.there.id, "DELETE", "/v1/tasks/busy-0001", headers=headers, timeout_s=5)
+        async with asked as answer:
+            assert answer.status == status
+    assert not two.there.fake.tasks.asked
+
+
+async def test_the_other_node_passes_nothing_on(two: Two) -> None:
+    """Two nodes that each take the other for the owner do not ask each other for ever."""
+    lost = task("lost-0001", node="node-2", node_id=str(two.there.id))
+    two.here.known.add(lost)
+    two.there.fake.fleet = two.here.fake.fleet
+    async with two.here.client() as api:
+        with trio.fail_after(5):
+            assert problem(await api.get("/v1/tasks/lost-0001")) == (404, "not-found", None)
