@@ -53,7 +53,7 @@ SUPERVISORS = {
     "daemon.doctor.examine": 1,  # the top of one check: a host is odd in more ways than we know
     "daemon.main": 1,  # the daemon's top: the log has the details, tasks run on
     "containerd.flights": 1,  # the top of one pull: a registry that finds a hole in Mill ends its pull, not milld
-    "tasks.service": 1,  # the top of one task's life: a bug of ours fails that task, not milld
+    "tasks.supervision": 1,  # the top of one task's life: a bug of ours fails that task, not milld
 }
 """Modules with a top supervisor, and how many `except Exception` each may hold."""
 

@@ -5,7 +5,6 @@ nothing of HTTP or containerd.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
@@ -14,9 +13,8 @@ import attrs
 import structlog
 import trio
 
-from mill.config import CLEANUP_RETRY_S
 from mill.containerd import reference
-from mill.errors import Conflict, Interrupted, MillError, NotFound, Unavailable
+from mill.errors import Conflict, MillError, NotFound, Unavailable
 from mill.model import (
     Deadline,
     Draft,
@@ -36,11 +34,11 @@ from mill.tasks.drafts import Choice, finish, lay_out, new_id
 from mill.tasks.filter import Filter, Page, Position
 from mill.tasks.keyed import check_same
 from mill.tasks.ledger import Ledger
-from mill.tasks.lifecycle import SIGKILL, World, run_task
+from mill.tasks.lifecycle import SIGKILL, World
 from mill.tasks.orders import Identity, Order, Withdrawn, first_task
 from mill.tasks.ports import Records, Room
-from mill.tasks.states import cleaned, faulted, to_end
-from mill.tasks.table import LiveTask, OnCommit, Table, Unrecorded, tell_nobody
+from mill.tasks.supervision import Supervisor
+from mill.tasks.table import LiveTask, OnCommit, Table, tell_nobody
 
 START_PATIENCE_S = 2.0
 """What starts under way may still take while milld leaves."""
@@ -69,6 +67,7 @@ class Tasks:
     _choice: Choice
     _nursery: trio.Nursery
     _room: Room
+    _supervisor: Supervisor
     ledger: Ledger
     table: Table
     draining: bool = False
@@ -178,7 +177,7 @@ class Tasks:
         while True:
             live = self.table.draft(first(task_id), image)
             if image is not None:
-                self._nursery.start_soon(self._supervise, live, False)
+                self._nursery.start_soon(self._supervisor.supervise, live, False)
             try:
                 await self._store.insert(live.task)
             except BaseException as error:
@@ -195,7 +194,7 @@ class Tasks:
             else:
                 self.table.keep(live)
                 if image is None:
-                    self._nursery.start_soon(self._supervise, live, False)
+                    self._nursery.start_soon(self._supervisor.supervise, live, False)
                 return live
 
     def _first(self, order: Order, task_id: str, *, spec: Spec, is_here: bool) -> Task:
@@ -315,7 +314,7 @@ class Tasks:
             live = self.table.add(task)
             if task.owned.kill is not None:
                 live.kill_scope.cancel()
-            self._nursery.start_soon(self._supervise, live, True)
+            self._nursery.start_soon(self._supervisor.supervise, live, True)
         if tasks:
             log.info("adopted tasks", count=len(tasks))
         unread = await self._store.ids(live=True) - {task.record.id for task in tasks}
@@ -332,68 +331,9 @@ class Tasks:
         for task_id in removed:
             task = await self._store.get(task_id)
             if task is not None and task.record.status.terminal and task.record.times.cleaned is None:
-                await self._cleaned(LiveTask(task, self._store))
+                await self._supervisor.note_cleaned(LiveTask(task, self._store))
         if removed:
             log.info("removed leftovers of tasks that no record knows", count=len(removed), ids=removed[:10])
-
-    async def _supervise(self, live: LiveTask, adopted: bool) -> None:  # noqa: FBT001 -- start_soon has no keywords
-        """One life and what must follow it."""
-        try:
-            await self._live(live, adopted=adopted)
-        except Unrecorded:
-            await self._clean_up(live.id)
-            return
-        finally:
-            live.gone.set()
-        self.ledger.release(live.id)
-        self.table.drop(live.id)
-        await self._clean_up(live.id)
-        self._world.mesh.release(live.id)
-        await self._cleaned(live)
-
-    async def _live(self, live: LiveTask, *, adopted: bool) -> None:
-        """A bug of ours fails that task, not milld."""
-        try:
-            await run_task(live, self._world, adopted=adopted)
-        except Unrecorded:
-            raise
-        except Exception:  # the top supervisor of a life
-            await live.stored()
-            log.exception("internal error while running a task; failing it", task=live.id)
-            await self._fail(live)
-
-    async def _cleaned(self, live: LiveTask) -> None:
-        """Say so in the record; worth no second try."""
-        now = self._world.clock.now()
-        try:
-            await live.amend(lambda record: cleaned(record, now))
-        except MillError as error:
-            log.warning("cannot store that a task was cleaned up", task=live.id, why=str(error))
-
-    async def _fail(self, live: LiveTask) -> None:
-        """The end after a bug of ours; nothing of the task may run on, and its log ends too."""
-        now = self._world.clock.now()
-        end = faulted(Interrupted("an internal error of milld; its log has the details"), now)
-        if not live.task.record.status.terminal:
-            await live.advance(lambda record: to_end(record, end, now))
-        await self._clean_up(live.id)
-        with suppress(OSError, MillError):
-            await self._world.logs.drain(live.id)
-
-    async def _clean_up(self, task_id: str) -> None:
-        """Patient: what is left of an ended task harms nobody, least of all milld."""
-        complained = False
-        while True:
-            try:
-                why = await self._world.runtime.clean_up(task_id)
-            except (MillError, OSError) as error:
-                why = str(error)
-            if why is None:
-                return
-            if not complained:
-                log.warning("cannot clean up after a task yet; trying on", task=task_id, why=why)
-                complained = True
-            await trio.sleep(CLEANUP_RETRY_S)
 
 
 def _asks_anew(spec: Spec) -> bool:
@@ -415,7 +355,9 @@ async def serve(
     """Own the lives of this node's tasks until cancelled; then let half-done starts finish and leave containers alone."""
     table = Table(store, on_commit)
     async with trio.open_nursery() as nursery:
-        tasks = Tasks(me, store, world, choice, nursery, room, Ledger(capacity), table)
+        ledger = Ledger(capacity)
+        supervisor = Supervisor(world, ledger, table)
+        tasks = Tasks(me, store, world, choice, nursery, room, supervisor, ledger, table)
         await tasks.adopt_all()
         try:
             task_status.started(tasks)
