@@ -10,7 +10,10 @@ from mill.errors import StartError
 
 _CAUSES = (
     ("disk", ("no space left on device", "disk quota exceeded")),
-    ("command_not_found", ("executable file not found", "not found in $path", "exec format error")),
+    (
+        "command_not_found",
+        ("executable file not found", "not found in $path", "not found: no such file", "exec format error"),
+    ),
     ("user", ("unable to find user", "no such user", "unable to setup user", "setgroups")),
     ("permission", ("permission denied", "operation not permitted")),
 )
@@ -20,7 +23,9 @@ _NO_RUNTIME = re.compile(
     r'(?:exec: "([^"]+)": executable file not found|fork/exec ([^ ]+): no such file or directory)'
 )
 """The shim's own words, of the runtime that it could not run."""
-_CRUN_EXEC = re.compile(r"^executable file `(.*)` (not found.*)$")
+_CRUN_EXEC = re.compile(
+    r"^(?:executable file|the path) `(.*)` (not found.*|exists but it is not executable.*)$"
+)
 _CRUN_OPEN = "open executable: "
 """crun's, of a program that it does not name."""
 _PREFIXES = re.compile(
@@ -55,11 +60,9 @@ def start_error(fault: RpcError, asked: str) -> StartError:
 
 def _told(detail: str, text: str, name: str) -> str:
     if detail == "command_not_found" and name:
-        return (
-            f"the image has no program {name!r} in its PATH"
-            if "not found" in text
-            else f"{name!r} cannot be executed: {text}"
-        )
+        if "not found" not in text:
+            return f"{name!r} cannot be executed: {text}"
+        return f"the image has no program {name!r}" + ("" if name.startswith("/") else " in its PATH")
     if detail == "permission" and name:
         return f"{name!r} may not be executed: permission denied"
     if detail == "disk":

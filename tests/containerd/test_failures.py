@@ -1,4 +1,4 @@
-"""Texts that containerd 1.6 really gave, with runc 1.1 and crun 1.8, and what they mean for the task's owner."""
+"""Texts that containerd 1.6 really gave, with runc 1.1 and crun 1.8 to 1.28, and what they mean for the task's owner."""
 
 import pytest
 from hypothesis import given
@@ -30,7 +30,9 @@ def told(text: str) -> StartError:
     (RUNC + "error during container init: error setting cgroup config for procHooks process: unable to set memory limit to 1 (current usage: 5, peak usage: 6): unknown", "runtime", None),
     ("failed to prepare extraction snapshot: mkdir /var/x: disk quota exceeded: unknown", "disk", None),
     (CRUN + "executable file `nosuch` not found in $PATH: No such file or directory: unknown", "command_not_found", "the image has no program 'nosuch' in its PATH"),
-    (CRUN + "executable file `/nosuch` not found in $PATH: No such file or directory: unknown", "command_not_found", "the image has no program '/nosuch' in its PATH"),
+    (CRUN + "executable file `/nosuch` not found in $PATH: No such file or directory: unknown", "command_not_found", "the image has no program '/nosuch'"),
+    (CRUN + "executable file `/no/such` not found: No such file or directory", "command_not_found", "the image has no program '/no/such'"),
+    (CRUN + "the path `/etc/passwd` exists but it is not executable: Operation not permitted: unknown", "permission", "'/etc/passwd' may not be executed: permission denied"),
     (CRUN + "open executable: Permission denied: unknown", "permission", "'/usr/bin/asked' may not be executed: permission denied"),
     (CRUN + "open executable: Operation not permitted: unknown", "permission", "'/usr/bin/asked' may not be executed: permission denied"),
     (CRUN + "exec container process `/bin/garbage`: Exec format error: unknown", "command_not_found", "exec container process `/bin/garbage`: Exec format error"),
