@@ -15,6 +15,7 @@ from mill.model import (
     Duration,
     Image,
     IssuedToken,
+    JoinCommand,
     NodeStatus,
     NodeView,
     PullPolicy,
@@ -121,6 +122,12 @@ class NodeService(Protocol):
 
     async def undrain(self, node: str) -> NodeView:
         """As above."""
+
+    async def forget(self, node: str) -> NodeView:
+        """`NotFound`, or `Conflict` while it answers."""
+
+    def join_command(self) -> JoinCommand:
+        """`Conflict` where nobody can join."""
 
 
 class TokenService(Protocol):

@@ -14,6 +14,7 @@ from mill.model import (
     Draft,
     Image,
     IssuedToken,
+    JoinCommand,
     Mount,
     NodeStatus,
     NodeView,
@@ -268,6 +269,14 @@ def nodes() -> Call[list[NodeView]]:
 
 def drain(node: str) -> Call[NodeView]:
     return Call("POST", f"{_node_path(node)}/drain", _read(NodeView))
+
+
+def forget_node(node: str) -> Call[NodeView]:
+    return Call("DELETE", _node_path(node), _read(NodeView))
+
+
+def join_command() -> Call[JoinCommand]:
+    return Call("GET", "/v1/nodes/join-command", _read(JoinCommand))
 
 
 def undrain(node: str) -> Call[NodeView]:

@@ -105,6 +105,8 @@ class Gossip:
         self._wake = trio.CancelScope()
         self._queue: list[Outcome] = []
         self._more = trio.Event()
+        self._progress = trio.Event()
+        self._asked = self._done = 0
         self._ready = trio.Event()
         self._unkept: list[Statement] = []
         self._streams: dict[Address, int] = {}
@@ -136,6 +138,12 @@ class Gossip:
         """Until this node knows what others know of its own tasks; seconds, where nobody answers."""
         await self._ready.wait()
 
+    async def settled(self) -> None:
+        """Until all that was wanted so far is carried out: what was to be kept is kept."""
+        until = self._asked
+        while self._done < until:
+            await self._progress.wait()
+
     def say_away(self, for_s: float) -> None:
         """Back within *for_s*; see `linger`."""
         self._gone_at = trio.current_time()
@@ -155,7 +163,9 @@ class Gossip:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _put(self, outcomes: Iterable[Outcome]) -> None:
+        before = len(self._queue)
         self._queue += outcomes
+        self._asked += len(self._queue) - before
         if self._queue:
             self._more.set()
         self._wake.deadline = self.engine.next_deadline
@@ -207,6 +217,9 @@ class Gossip:
                 kept = []
                 await self._act(outcome, nursery)
             await self._keep(kept)
+            self._done += len(batch)
+            self._progress.set()
+            self._progress = trio.Event()
 
     async def _keep(self, outcomes: list[Outcome]) -> None:
         """All that stands together, in one commit; then it is told."""

@@ -12,16 +12,19 @@ from http import HTTPStatus
 from random import SystemRandom
 from socket import AF_INET, AF_INET6, SO_RCVBUF, SOCK_DGRAM, SOL_SOCKET
 from socket import socket as Socket  # noqa: N812 -- a class
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import trio
 
+from mill.api import peer_nodes
 from mill.api import server as api_server
+from mill.api.app import bare_app
 from mill.api.peer import make_peer_app
 from mill.api.server import Load
 from mill.cluster import service
 from mill.cluster.engine import Engine
+from mill.cluster.outcomes import KeepSettings
 from mill.cluster.service import Gossip, Setup
 from mill.cluster.values import Address, NodeId
 from mill.cluster.voters import FOUNDER
@@ -38,6 +41,9 @@ from mill.security.keys import Keyring
 from mill.store import Store
 
 PACKET = "/peer/packet"
+LOAD_EVERY_S = 0.5
+JOIN_PATIENCE_S = 5.0
+"""How long a new node waits for the cluster's settings, without which it knows no token; then it says that it is ready, and tries on."""
 DATAGRAMS_BYTES = 4 * 1024 * 1024
 """Of the socket's buffer: what comes while a full copy is being read."""
 
@@ -84,6 +90,12 @@ def _bind_udp(address: Address) -> Socket:
     return sock
 
 
+class PeerNode(peer_nodes.OwnNode, Protocol):
+    """As `daemon.nodes.Nodes`, which shows the cluster and is a part of it."""
+
+    def said_load(self) -> bytes: ...
+
+
 @attrs.define(eq=False)
 class Door:
     """The application of the peers' port: gossip at once, all else once the node is ready for it."""
@@ -104,6 +116,8 @@ class Cluster:
     news: News
     peers: Peers
     door: Door
+    wall: Callable[[], float]
+    founder: bool
 
     @property
     def engine(self) -> Engine:
@@ -113,8 +127,21 @@ class Cluster:
     def me(self) -> NodeId:
         return self.engine.me.id
 
+    async def open(self, node: PeerNode, layer: Layer) -> None:
+        """All that other nodes may ask, from now on; and they hear of this node's load."""
+        app = bare_app("mill-peer-node")
+        app.register_blueprint(peer_nodes.routes(node))
+        self.door.rest = app
+        await layer(self._say_load, node)
+
+    async def _say_load(self, node: PeerNode, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        while True:
+            self.engine.say_load(node.said_load())
+            await trio.sleep(LOAD_EVERY_S)
+
     async def wait_ready(self, shutdown: Callable[[], Awaitable[object]]) -> None:
-        """Until this node's own tasks may change; no longer than up to *shutdown*."""
+        """Until this node's own tasks may change, and a joiner has joined, or seems not to; no longer than up to *shutdown*."""
         async with trio.open_nursery() as nursery:
 
             async def end_with(wait: Callable[[], Awaitable[object]]) -> None:
@@ -122,7 +149,15 @@ class Cluster:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(end_with, shutdown)
-            nursery.start_soon(end_with, self.gossip.wait_ready)
+            nursery.start_soon(end_with, self._wait_joined)
+
+    async def _wait_joined(self) -> None:
+        await self.gossip.wait_ready()
+        if not self.founder and not list(self.engine.settings):
+            copied = trio.Event()
+            self.news.on[KeepSettings].append(lambda _: copied.set())
+            with trio.move_on_after(JOIN_PATIENCE_S):
+                await copied.wait()
 
     def go(self, *, for_good: bool) -> None:
         """Tell the others, before the end."""
@@ -160,8 +195,8 @@ async def join(
     udp = trio.socket.from_stdlib_socket(doors.udp)
     gossip: Gossip = await layer(service.serve, setup, config.join, store, news.of, udp)
     door = Door(make_peer_app(gossip.deliver))
-    await layer(partial(api_server.serve, door, doors.tcp, Load(), PeerTls(channels)))
-    return Cluster(gossip, news, reached, door)
+    await layer(partial(api_server.serve, door, doors.tcp, Load(), PeerTls(channels, news.stranger)))
+    return Cluster(gossip, news, reached, door, wall, doors.membership.founder)
 
 
 async def _stream(reached: Peers, news: News, address: Address, packet: bytes) -> None:

@@ -16,6 +16,7 @@ from mill.cluster.verdicts import Held
 
 TOLD_AGAIN_S = 60.0
 """Between two lines about the same trouble with the same address."""
+MOST_TOLD = 1000
 
 log = structlog.get_logger()
 
@@ -78,18 +79,25 @@ class News:
 
     def refused(self, why: str, address: Address) -> None:
         """A stream that failed on its way to somebody to join by is worth a line; one to a member is the membership's to judge."""
-        joining = self._alone and str(address) in self._seeds
-        strange = "another secret" in why
-        if not (joining or strange):
-            return
-        key, now = (str(address), why), trio.current_time()
+        if self._alone and str(address) in self._seeds:
+            if self._is_new(str(address), why):
+                log.error("cannot join; trying on", join=str(address), why=why)
+        elif "another secret" in why:
+            self.stranger(address.host, why)
+
+    def stranger(self, host: str, why: str) -> None:
+        if self._is_new(host, "stranger"):
+            log.warning("somebody there is not of this cluster: has it another secret?", host=host, why=why)
+
+    def _is_new(self, whose: str, what: str) -> bool:
+        """Said once a minute."""
+        key, now = (whose, what), trio.current_time()
         if now - self._told.get(key, -TOLD_AGAIN_S) < TOLD_AGAIN_S:
-            return
+            return False
+        if len(self._told) > MOST_TOLD:
+            self._told.clear()
         self._told[key] = now
-        if joining:
-            log.error("cannot join; trying on", join=str(address), why=why)
-        else:
-            log.warning("what comes from there is not of this cluster", address=str(address), why=why)
+        return True
 
     def _member(self, old: Member | None, new: Member | None) -> None:
         if new is None or new.id == self.engine.me.id:

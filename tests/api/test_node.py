@@ -156,6 +156,7 @@ def test_nullable_fields_are_those_that_may_be_none() -> None:
     nullable = {name for name, schema in fields.items() if fits(None, schema)}
     assert nullable == {
         "template", "ip", "reason", "detail", "message", "exit_code", "signal", "peak_memory", "pull", "usage",
+        "unreachable",
     }  # fmt: skip
 
 
