@@ -9,7 +9,7 @@ kept is tried again while the node goes on; should it die meanwhile, it is one w
 """
 
 import errno
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, Protocol
 
@@ -112,6 +112,8 @@ class Gossip:
         self._streams: dict[Address, int] = {}
         self.refusals: dict[Refusal, int] = dict.fromkeys(Refusal, 0)
         """Datagrams that were not opened, by why."""
+        self.condemned: Mapping[NodeId, float] = {}
+        """On whom there was a verdict when this process began, and since when (unix seconds)."""
         self._gone_at: float | None = None
 
     def __repr__(self) -> str:
@@ -350,6 +352,7 @@ async def serve(
         me, setup.rng, setup.tuning, now=now, meta=setup.meta, kept=tables.kept(now, setup.wall())
     )
     gossip = Gossip(setup, engine, disk, listener_of(engine), sock)
+    gossip.condemned = tables.condemned
     if engine.ready:
         gossip._ready.set()  # noqa: SLF001 -- its own module
     numbers = [Address(*seed) for seed in seeds if _is_address(seed[0])]

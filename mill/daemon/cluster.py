@@ -13,10 +13,12 @@ from random import SystemRandom
 from socket import AF_INET, AF_INET6, SO_RCVBUF, SOCK_DGRAM, SOL_SOCKET
 from socket import socket as Socket  # noqa: N812 -- a class
 from typing import Any, Protocol
+from uuid import UUID
 
 import attrs
 import trio
 
+from mill import __version__
 from mill.api import peer_nodes
 from mill.api import server as api_server
 from mill.api.app import bare_app
@@ -35,6 +37,7 @@ from mill.daemon.membership import Membership
 from mill.daemon.news import News
 from mill.daemon.peers import Peers
 from mill.errors import SetupError, Unavailable
+from mill.model import Resources
 from mill.security.box import ID_BYTES, Opener, Sealer
 from mill.security.channel import Channels, PeerTls
 from mill.security.keys import Keyring
@@ -64,6 +67,11 @@ class Me:
     id: NodeId
     name: str
     meta: Mapping[str, str]
+
+    @classmethod
+    def of(cls, node_id: str, name: str, capacity: Resources, started: float) -> "Me":
+        numbers = {"cpu": repr(capacity.cpu), "memory": repr(capacity.memory), "started": repr(started)}
+        return cls(NodeId(UUID(node_id).hex), name, {"version": __version__, **numbers})
 
 
 def bind(config: Config, layers: AsyncExitStack) -> Doors | None:

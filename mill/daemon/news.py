@@ -39,6 +39,7 @@ class News:
         self.project: Callable[[entries.Changed], list[Statement]] = lambda _: []
         """What is to be written of a task of which something else is shown."""
         self._seeds = {str(Address(*seed)) for seed in seeds}
+        self._silent_since: dict[NodeId, float] = {}
         self._told: dict[tuple[str, str], float] = {}
         self._alone = True
 
@@ -58,6 +59,11 @@ class News:
     def name(self, node: NodeId) -> str:
         member = self.engine.members.get(node)
         return node[:8] if member is None else member.peer.name
+
+    def silent_s(self, node: NodeId) -> float | None:
+        """For how long that node has not answered; None: it does."""
+        since = self._silent_since.get(node)
+        return None if since is None else trio.current_time() - since
 
     def shown(self, changed: entries.Changed) -> list[Statement]:
         return self.project(changed)
@@ -100,10 +106,15 @@ class News:
         return True
 
     def _member(self, old: Member | None, new: Member | None) -> None:
+        if new is None and old is not None:
+            self._silent_since.pop(old.id, None)
         if new is None or new.id == self.engine.me.id:
             return
         if new.state is MemberState.ALIVE:
             self._alone = False
+            self._silent_since.pop(new.id, None)
+        else:
+            self._silent_since.setdefault(new.id, trio.current_time())
         same = old is not None and old.state is new.state and old.peer.epoch == new.peer.epoch
         remembered = old is None and new.state is MemberState.DOWN
         if not (same or remembered or _is_relief(old, new)) and new.state in _WORDS:

@@ -27,7 +27,6 @@ from mill.api import app as api_app
 from mill.api import server as api_server
 from mill.api.core import Core
 from mill.api.server import Load
-from mill.cluster.values import NodeId
 from mill.config import STARTS_PER_CORE, Config
 from mill.containerd import embedded, images, runtime, session
 from mill.containerd import host as containerd_host
@@ -46,6 +45,7 @@ from mill.daemon.meters import Meters
 from mill.daemon.metrics import Levels, Metrics
 from mill.daemon.names import TaskNames
 from mill.daemon.nodes import Nodes
+from mill.daemon.replicated import Replicated
 from mill.daemon.room import Room
 from mill.daemon.templates import Templates
 from mill.dns import listener as dns_listener
@@ -57,7 +57,7 @@ from mill.errors import SetupError
 from mill.logs import retention
 from mill.logs import store as log_store
 from mill.logs.store import Logs
-from mill.model import NodeState, NodeStatus, Resources
+from mill.model import NodeState, NodeStatus
 from mill.network import service as network
 from mill.network.addresses import Peer
 from mill.network.service import Mesh
@@ -113,12 +113,13 @@ async def serve_node(
         channels = _channels(config, ring, engine, clock)
         member: Cluster | None = None
         if doors is not None:
-            says = _me(engine, host.capacity_of(config), clock)
+            says = Me.of(engine.node_id, engine.node_name, host.capacity_of(config), clock.now())
             member = await cluster.join(config, doors, store, channels, ring, says, clock.now, layer)
             await member.wait_ready(shutdown)
             layers.push_async_callback(member.gossip.linger)
         logs: Logs = await layer(log_store.serve, config.data_dir, clock.now)
-        tasks = await _tasks(config, store, engine, mesh, logs, clock, counted, layer)
+        held = None if member is None else Replicated(store, member)
+        tasks = await _tasks(config, store, held, engine, mesh, logs, clock, counted, layer)
         limits = {"max_bytes": config.log_max_bytes, "retention_s": config.log_retention_secs}
         await layer(retention.serve, logs, tasks, **limits)
         names = await _dns(config, dns_port, tasks, engine, mesh, counted, layer)
@@ -151,6 +152,7 @@ def _bind(config: Config, layers: AsyncExitStack) -> tuple[Socket, Listener, Doo
 async def _tasks(
     config: Config,
     store: Store,
+    held: Replicated | None,
     engine: Runtime,
     mesh: Mesh,
     logs: Logs,
@@ -158,12 +160,18 @@ async def _tasks(
     counted: Meters,
     layer: Layer,
 ) -> Tasks:
+    """The node's own, which all hear of if it is in a cluster, and beside them those of the others."""
     me = Identity(engine.node_id, engine.node_name, engine.ip, config.allow_mounts)
     world = World(engine, logs, clock, trio.CapacityLimiter(_starts_at_once()), mesh)
     await rebuild.rebuild(store, engine.session, engine.node_id, told=config.rebuild_records)
     room = Room(config.data_dir, lambda: engine.session.features.stores, clock.boottime)
     serve = partial(task_service.serve, room=room, on_commit=counted.on_commit)
-    tasks: Tasks = await layer(serve, me, host.capacity_of(config), store, world, SystemRandom())
+    if held is not None:
+        await held.catch_up()
+    tasks: Tasks = await layer(serve, me, host.capacity_of(config), held or store, world, SystemRandom())
+    if held is not None:
+        tasks.others = held.others
+        await layer(held.serve, tasks)
     engine.images.holds.ask_tasks(tasks.images)
     return tasks
 
@@ -368,17 +376,6 @@ def _channels(config: Config, ring: Keyring, engine: Runtime, clock: SystemClock
     """What this node speaks TLS by, made of the cluster's secret."""
     names = ("localhost", *host.names(), engine.node_name, *config.tls_names)
     return Channels(ring, UUID(engine.node_id).hex, names, clock.now)
-
-
-def _me(engine: Runtime, capacity: Resources, clock: SystemClock) -> Me:
-    """What this node says of itself to all others."""
-    meta = {
-        "version": __version__,
-        "cpu": repr(capacity.cpu),
-        "memory": repr(capacity.memory),
-        "started": repr(clock.now()),
-    }
-    return Me(NodeId(UUID(engine.node_id).hex), engine.node_name, meta)
 
 
 def _on_loopback(sock: Socket) -> bool:
