@@ -37,14 +37,16 @@ from mill.containerd.running import Running
 from mill.containerd.runtime import Runtime
 from mill.containerd.session import Session
 from mill.containerd.spares import Spares
-from mill.daemon import datadir, host, meters, rebuild, soundness
+from mill.daemon import cluster, datadir, host, meters, rebuild, shared, soundness
 from mill.daemon.clock import SystemClock
-from mill.daemon.everywhere import answer_for_all, become_member, doors_of
+from mill.daemon.cluster import Cluster, Doors, Me
+from mill.daemon.everywhere import answer_for_all
 from mill.daemon.layers import Layer, running
 from mill.daemon.meters import Meters
 from mill.daemon.metrics import Levels, Metrics
 from mill.daemon.names import TaskNames
 from mill.daemon.nodes import Nodes
+from mill.daemon.replicated import Replicated
 from mill.daemon.room import Room
 from mill.daemon.templates import Templates
 from mill.dns import listener as dns_listener
@@ -64,7 +66,7 @@ from mill.security.channel import ApiTls, Channels
 from mill.security.keys import Keyring
 from mill.security.secret_file import SECRET_NAME, read_given
 from mill.security.secret_file import read_or_make as read_ring
-from mill.security.tokens import Tokens, read_or_make
+from mill.security.tokens import Tokens
 from mill.store import Store
 from mill.store import serve as serve_store
 from mill.tasks import service as task_service
@@ -104,58 +106,75 @@ async def serve_node(
             return await layers.enter_async_context(running(serve, *args, **options))
 
         given = read_given(config.secret_file, config.secret)
-        sock, dns_port = _bind(config, layers)
-        doors, config = doors_of(config, layers)
+        sock, dns_port, doors = _bind(config, layers)
+        config = config if doors is None else attrs.evolve(config, advertise=doors.membership.address)
         counted: Meters = await layer(meters.serve)
         engine, mesh = await _engine(config, layer, clock, counted)
         store = await _store(config, clock, layer)
         ring = read_ring(config.data_dir / SECRET_NAME, given)
         channels = _channels(config, ring, engine, clock)
-        member = await become_member(config, doors, store, channels, ring, engine, clock, layer)
-        if member is not None:
+        member: Cluster | None = None
+        if doors is not None:
+            says = Me.of(engine.node_id, engine.node_name, host.capacity_of(config), clock.now())
+            member = await cluster.join(config, doors, store, channels, ring, says, clock.now, layer)
             await member.wait_ready(shutdown)
             layers.push_async_callback(member.gossip.linger)
         logs: Logs = await layer(log_store.serve, config.data_dir, clock.now)
-        me = Identity(engine.node_id, engine.node_name, engine.ip, config.allow_mounts)
-        world = World(engine, logs, clock, trio.CapacityLimiter(_starts_at_once()), mesh)
-        capacity = host.capacity_of(config)
-        await rebuild.rebuild(store, engine.session, engine.node_id, told=config.rebuild_records)
-        room = Room(config.data_dir, lambda: engine.session.features.stores, clock.boottime)
-        serve_tasks = partial(task_service.serve, room=room, on_commit=counted.on_commit)
-        tasks: Tasks = await layer(serve_tasks, me, capacity, store, world, SystemRandom())
-        await layer(_retention(config), logs, tasks)
-        engine.images.holds.ask_tasks(tasks.images)
+        held = None if member is None else Replicated(store, member)
+        tasks = await _tasks(config, store, held, engine, mesh, logs, clock, counted, layer)
+        limits = {"max_bytes": config.log_max_bytes, "retention_s": config.log_retention_secs}
+        await layer(retention.serve, logs, tasks, **limits)
         names = await _dns(config, dns_port, tasks, engine, mesh, counted, layer)
-        templates = await Templates.load(store, config.templates)
+        templates, tokens = await shared.load(config, store, member, clock.now)
         metrics = Metrics(counted, _levels(tasks, engine, logs, names, mesh, load := Load()))
-        nodes = await Nodes.load(store, tasks, engine, clock.now())
-        tokens = await Tokens.load(store, read_or_make(config.data_dir / datadir.TOKEN_NAME), clock.now)
+        secret_file = str(config.data_dir / SECRET_NAME)
+        nodes = await Nodes.load(store, tasks, engine, clock.now(), member, secret_file)
         core = _core(config, nodes, tasks, logs, Events(store), engine, templates, tokens, clock, metrics)
         core = await answer_for_all(member, core, store, tasks, nodes, engine.images.list, clock, layer)
-        address = await _api(config, core, sock, channels, load, layer)
+        tls = None if _on_loopback(sock) else ApiTls(channels)
+        await layer(api_server.serve, api_app.make_app(core), sock, load, tls)
+        datadir.publish_api(config.data_dir, address := _address(sock), channels.trusted_pem)
         task_status.started(Ready(engine.node_name, address, engine.session.socket, dns_port.shown))
         await shutdown()
         if member is not None:
             member.go(for_good=nodes.state is NodeState.DRAINED)
 
 
-def _retention(config: Config) -> Callable[..., Awaitable[None]]:
-    return partial(retention.serve, max_bytes=config.log_max_bytes, retention_s=config.log_retention_secs)
-
-
-async def _api(config: Config, core: Core, sock: Socket, channels: Channels, load: Load, layer: Layer) -> str:
-    """Answer on *sock*; the address for who is on this host."""
-    tls = None if _on_loopback(sock) else ApiTls(channels)
-    await layer(api_server.serve, api_app.make_app(core), sock, load, tls)
-    address = _address(sock)
-    datadir.publish_api(config.data_dir, address, channels.trusted_pem)
-    return address
-
-
-def _bind(config: Config, layers: AsyncExitStack) -> tuple[Socket, Listener]:
+def _bind(config: Config, layers: AsyncExitStack) -> tuple[Socket, Listener, Doors | None]:
     """Ports that others have are told before anything is made."""
     sock = layers.enter_context(api_server.bind(config.listen))
-    return sock, layers.enter_context(dns_listener.bind(config.dns_listen))
+    return (
+        sock,
+        layers.enter_context(dns_listener.bind(config.dns_listen)),
+        cluster.bind(config, layers),
+    )
+
+
+async def _tasks(
+    config: Config,
+    store: Store,
+    held: Replicated | None,
+    engine: Runtime,
+    mesh: Mesh,
+    logs: Logs,
+    clock: SystemClock,
+    counted: Meters,
+    layer: Layer,
+) -> Tasks:
+    """The node's own, which all hear of if it is in a cluster, and beside them those of the others."""
+    me = Identity(engine.node_id, engine.node_name, engine.ip, config.allow_mounts)
+    world = World(engine, logs, clock, trio.CapacityLimiter(_starts_at_once()), mesh)
+    await rebuild.rebuild(store, engine.session, engine.node_id, told=config.rebuild_records)
+    room = Room(config.data_dir, lambda: engine.session.features.stores, clock.boottime)
+    serve = partial(task_service.serve, room=room, on_commit=counted.on_commit)
+    if held is not None:
+        await held.catch_up()
+    tasks: Tasks = await layer(serve, me, host.capacity_of(config), held or store, world, SystemRandom())
+    if held is not None:
+        tasks.others = held.others
+        await layer(held.serve, tasks)
+    engine.images.holds.ask_tasks(tasks.images)
+    return tasks
 
 
 async def _engine(config: Config, layer: Layer, clock: SystemClock, counted: Meters) -> tuple[Runtime, Mesh]:
@@ -348,6 +367,9 @@ def _status(nodes: Nodes, tasks: Tasks, engine: Runtime) -> NodeStatus:
         tasks=Counter(str(live.record.status) for live in tasks.table),
         started=nodes.started,
         state=nodes.state,
+        nodes=nodes.count(),
+        leader=nodes.leader_name,
+        partial=nodes.partial,
     )
 
 
