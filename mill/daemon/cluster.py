@@ -44,6 +44,8 @@ from mill.security.keys import Keyring
 from mill.store import Store
 
 PACKET = "/peer/packet"
+ADMIN = "admin"
+"""The setting that holds the hash of the admin's token: who has it has joined."""
 LOAD_EVERY_S = 0.5
 JOIN_PATIENCE_S = 5.0
 """How long a new node waits for the cluster's settings, without which it knows no token; then it says that it is ready, and tries on."""
@@ -135,10 +137,10 @@ class Cluster:
     def me(self) -> NodeId:
         return self.engine.me.id
 
-    async def open(self, node: PeerNode, layer: Layer) -> None:
+    async def open(self, node: PeerNode, subnets: peer_nodes.Subnets, layer: Layer) -> None:
         """All that other nodes may ask, from now on; and they hear of this node's load."""
         app = bare_app("mill-peer-node")
-        app.register_blueprint(peer_nodes.routes(node))
+        app.register_blueprint(peer_nodes.routes(node, subnets))
         self.door.rest = app
         await layer(self._say_load, node)
 
@@ -161,11 +163,14 @@ class Cluster:
 
     async def _wait_joined(self) -> None:
         await self.gossip.wait_ready()
-        if not self.founder and not list(self.engine.settings):
-            copied = trio.Event()
-            self.news.on[KeepSettings].append(lambda _: copied.set())
-            with trio.move_on_after(JOIN_PATIENCE_S):
-                await copied.wait()
+        if self.founder:
+            return
+        changed, wake = trio.open_memory_channel[KeepSettings](float("inf"))
+        self.news.on[KeepSettings].append(changed.send_nowait)
+        with trio.move_on_after(JOIN_PATIENCE_S):
+            while self.engine.settings.get(ADMIN) is None:
+                await wake.receive()
+        self.news.on[KeepSettings].remove(changed.send_nowait)
 
     def go(self, *, for_good: bool) -> None:
         """Tell the others, before the end."""

@@ -102,9 +102,7 @@ class Placed:
 
 
 def make(number: int, first: Node | None, join: str | None, **options: str) -> FleetNode:
-    said = {
-        "cpu": "8", "memory": "8G", "advertise": f"{SUBNET}.{number}", "mesh-subnet": f"10.99.{4 * number}.0/22", **options
-    }  # fmt: skip
+    said = {"cpu": "8", "memory": "8G", "advertise": f"{SUBNET}.{number}", **options}
     environ = {}
     if join is not None:
         said["join"] = join
