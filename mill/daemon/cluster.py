@@ -25,12 +25,13 @@ from mill.api.app import bare_app
 from mill.api.peer import make_peer_app
 from mill.api.server import Load
 from mill.cluster import service
-from mill.cluster.engine import Engine
+from mill.cluster.engine import Engine, Tuning
 from mill.cluster.outcomes import KeepSettings
 from mill.cluster.service import Gossip, Setup
 from mill.cluster.values import Address, NodeId
+from mill.cluster.verdicts import Tuning as VerdictsTuning
 from mill.cluster.voters import FOUNDER
-from mill.config import AWAY_S, Config
+from mill.config import Config
 from mill.daemon import membership, peers
 from mill.daemon.layers import Layer
 from mill.daemon.membership import Membership
@@ -128,6 +129,7 @@ class Cluster:
     door: Door
     wall: Callable[[], float]
     founder: bool
+    away_s: float
 
     @property
     def engine(self) -> Engine:
@@ -177,7 +179,7 @@ class Cluster:
         if for_good:
             self.gossip.leave()
         else:
-            self.gossip.say_away(AWAY_S)
+            self.gossip.say_away(self.away_s)
 
 
 async def join(
@@ -204,12 +206,13 @@ async def join(
         rng=SystemRandom(),
         wall=wall,
         stream=partial(_stream, reached, news),
+        tuning=Tuning(verdicts=VerdictsTuning(lost_s=config.node_lost_secs)),
     )
     udp = trio.socket.from_stdlib_socket(doors.udp)
     gossip: Gossip = await layer(service.serve, setup, config.join, store, news.of, udp)
     door = Door(make_peer_app(gossip.deliver))
     await layer(partial(api_server.serve, door, doors.tcp, Load(), PeerTls(channels, news.stranger)))
-    return Cluster(gossip, news, reached, door, wall, doors.membership.founder)
+    return Cluster(gossip, news, reached, door, wall, doors.membership.founder, config.away_secs)
 
 
 async def _stream(reached: Peers, news: News, address: Address, packet: bytes) -> None:

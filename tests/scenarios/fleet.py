@@ -128,7 +128,10 @@ def fleet(size: int, archive: Path | None = None) -> Iterator[list[Placed]]:
             if archive is not None:
                 list(pool.map(lambda it: load(it, archive), placed))
         everywhere(placed, lambda it: set(it.nodes().values()) == {"alive"} and len(it.nodes()) == size)
-        yield placed
+        try:
+            yield placed
+        finally:
+            print("\n".join(one.log()[-2500:] for one in placed))
 
 
 def load(placed: Placed, archive: Path) -> None:
