@@ -23,12 +23,13 @@ from mill.api import server as api_server
 from mill.api.peer import make_peer_app
 from mill.api.server import Load
 from mill.cluster import service
-from mill.cluster.engine import Engine
+from mill.cluster.engine import Engine, Tuning
 from mill.cluster.outcomes import KeepSettings
 from mill.cluster.service import Gossip, Setup
 from mill.cluster.values import Address, NodeId
+from mill.cluster.verdicts import Tuning as VerdictsTuning
 from mill.cluster.voters import FOUNDER
-from mill.config import AWAY_S, Config
+from mill.config import Config
 from mill.daemon import membership, peers
 from mill.daemon.layers import Layer
 from mill.daemon.membership import Membership
@@ -42,6 +43,8 @@ from mill.security.keys import Keyring
 from mill.store import Store
 
 PACKET = "/peer/packet"
+ADMIN = "admin"
+"""The setting that holds the hash of the admin's token: who has it has joined."""
 JOIN_PATIENCE_S = 5.0
 """How long a new node waits for the cluster's settings, without which it knows no token; then it says that it is ready, and tries on."""
 DATAGRAMS_BYTES = 4 * 1024 * 1024
@@ -117,6 +120,7 @@ class Cluster:
     door: Door
     wall: Callable[[], float]
     founder: bool
+    away_s: float
 
     @property
     def engine(self) -> Engine:
@@ -139,18 +143,21 @@ class Cluster:
 
     async def _wait_joined(self) -> None:
         await self.gossip.wait_ready()
-        if not self.founder and not list(self.engine.settings):
-            copied = trio.Event()
-            self.news.on[KeepSettings].append(lambda _: copied.set())
-            with trio.move_on_after(JOIN_PATIENCE_S):
-                await copied.wait()
+        if self.founder:
+            return
+        changed, wake = trio.open_memory_channel[KeepSettings](float("inf"))
+        self.news.on[KeepSettings].append(changed.send_nowait)
+        with trio.move_on_after(JOIN_PATIENCE_S):
+            while self.engine.settings.get(ADMIN) is None:
+                await wake.receive()
+        self.news.on[KeepSettings].remove(changed.send_nowait)
 
     def go(self, *, for_good: bool) -> None:
         """Tell the others, before the end."""
         if for_good:
             self.gossip.leave()
         else:
-            self.gossip.say_away(AWAY_S)
+            self.gossip.say_away(self.away_s)
 
 
 async def join(
@@ -177,12 +184,13 @@ async def join(
         rng=SystemRandom(),
         wall=wall,
         stream=partial(_stream, reached, news),
+        tuning=Tuning(verdicts=VerdictsTuning(lost_s=config.node_lost_secs)),
     )
     udp = trio.socket.from_stdlib_socket(doors.udp)
     gossip: Gossip = await layer(service.serve, setup, config.join, store, news.of, udp)
     door = Door(make_peer_app(gossip.deliver))
     await layer(partial(api_server.serve, door, doors.tcp, Load(), PeerTls(channels, news.stranger)))
-    return Cluster(gossip, news, reached, door, wall, doors.membership.founder)
+    return Cluster(gossip, news, reached, door, wall, doors.membership.founder, config.away_secs)
 
 
 async def _stream(reached: Peers, news: News, address: Address, packet: bytes) -> None:

@@ -14,8 +14,8 @@ from mill.api.core import Core
 from mill.api.peer import make_peer_app
 from mill.daemon import placing, seat
 from mill.daemon.clock import SystemClock
-from mill.daemon.cluster import Cluster
 from mill.daemon.fleet import Fleet
+from mill.daemon.joining import Joined
 from mill.daemon.layers import Layer
 from mill.daemon.nodes import Nodes
 from mill.daemon.offers import Offers
@@ -26,7 +26,7 @@ from mill.tasks.service import Tasks
 
 
 async def answer_for_all(
-    member: Cluster | None,
+    joined: Joined | None,
     core: Core,
     store: Store,
     tasks: Tasks,
@@ -36,8 +36,9 @@ async def answer_for_all(
     layer: Layer,
 ) -> Core:
     """*core*, as the API of a member has it; from now on other nodes may ask this one. A node that is none has its own."""
-    if member is None:
+    if joined is None:
         return core
+    member = joined.cluster
     here = Seat(member.gossip, member.news)
     fleet = Fleet(here, store, tasks.table, member.peers, trio.current_time)
     offers = Offers(here, tasks, lambda: nodes.state, SystemRandom())
@@ -48,6 +49,6 @@ async def answer_for_all(
     await layer(seat.hang_up, member.news, member.peers)
     made = attrs.evolve(core, fleet=fleet, placement=placement)
     app = make_peer_app(member.gossip.deliver, made)
-    app.register_blueprint(peer_nodes.routes(nodes))
+    app.register_blueprint(peer_nodes.routes(nodes, joined.subnets))
     member.door.rest = app
     return made

@@ -6,6 +6,7 @@ tasks in again, `undrain` does. A node says to all others whether it is being dr
 
 import json
 from http import HTTPStatus
+from pathlib import Path
 from uuid import UUID
 
 import attrs
@@ -45,7 +46,7 @@ class Nodes:
     _engine: Runtime
     started: Time
     _cluster: Cluster | None
-    _secret_file: str
+    _secret_file: Path
 
     @classmethod
     async def load(
@@ -55,7 +56,7 @@ class Nodes:
         engine: Runtime,
         started: Time,
         cluster: Cluster | None = None,
-        secret_file: str = "",
+        secret_file: Path = Path(),
     ) -> "Nodes":
         tasks.draining = await store.fact(DRAINING) == YES
         if tasks.draining:
@@ -106,7 +107,7 @@ class Nodes:
             )
         up = [member for member in self._members() if member.state is MemberState.ALIVE]
         joins = " ".join(f"--join {member.peer.address}" for member in up[:3])
-        return JoinCommand(f"milld {joins} --secret-file cluster.secret", self._secret_file)
+        return JoinCommand(f"milld {joins} --secret-file cluster.secret", str(self._secret_file))
 
     # -- this node --------------------------------------------------------------------------------------------------
 

@@ -69,6 +69,9 @@ class Replicated:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
+    def is_partial(self) -> bool:
+        return self._cluster.engine.partial
+
     # -- own tasks --------------------------------------------------------------------------------------------------
 
     async def insert(self, task: Task) -> None:

@@ -14,15 +14,15 @@ from mill.cluster.settings import Setting
 from mill.config import Config
 from mill.convert import from_json, to_json
 from mill.daemon import datadir
-from mill.daemon.cluster import Cluster
+from mill.daemon.cluster import ADMIN, Cluster
 from mill.daemon.templates import Templates
 from mill.errors import MillError
 from mill.model import Draft, Template, TokenView
 from mill.security.tokens import Tokens, hash_of, read_or_make
 from mill.store import Store
 
-TEMPLATE, TOKEN, ADMIN = "template/", "token/", "admin"
-"""What keys begin with; the admin's is the whole key."""
+TEMPLATE, TOKEN = "template/", "token/"
+"""What keys begin with."""
 IMPORTED, YES = "settings_imported", "yes"
 
 T = TypeVar("T")

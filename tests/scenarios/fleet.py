@@ -121,9 +121,7 @@ class Placed:
 
 
 def make(number: int, first: Node | None, join: str | None, **options: str) -> FleetNode:
-    said = {
-        "cpu": "8", "memory": "8G", "advertise": f"{SUBNET}.{number}", "mesh-subnet": f"10.99.{4 * number}.0/22", **options
-    }  # fmt: skip
+    said = {"cpu": "8", "memory": "8G", "advertise": f"{SUBNET}.{number}", **options}
     environ = {}
     if join is not None:
         said["join"] = join
@@ -149,7 +147,10 @@ def fleet(size: int, archive: Path | None = None) -> Iterator[list[Placed]]:
             if archive is not None:
                 list(pool.map(lambda it: load(it, archive), placed))
         everywhere(placed, lambda it: set(it.nodes().values()) == {"alive"} and len(it.nodes()) == size)
-        yield placed
+        try:
+            yield placed
+        finally:
+            print("\n".join(one.log()[-2500:] for one in placed))
 
 
 def load(placed: Placed, archive: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests import leaks
 from tests.node import ROOT, TERMINAL
 from tests.scenarios.fleet import Placed, everywhere, fleet, make
+from tests.scenarios.mesh import SERVE, fetch, said
 
 Fleet = list[Placed]
 
@@ -68,7 +69,12 @@ def same(three: Fleet, true: Callable[[dict[str, Any]], object] = lambda record:
         first, *others = [seen(one) for one in three]
         if all(other == first for other in others) and all(map(true, first.values())):
             return first
-        assert time.monotonic() < deadline, (first, others)
+        assert time.monotonic() < deadline, [
+            (first.get(key), other.get(key))
+            for other in others
+            for key in {*first, *other}
+            if first.get(key) != other.get(key)
+        ]
         time.sleep(0.2)
 
 
@@ -129,6 +135,24 @@ def test_templates_and_tokens_made_on_one_node_are_good_on_all(three: Fleet) -> 
     a.api("DELETE", "/v1/templates/web")
     everywhere(three, lambda it: "web" not in it.mill("templates", "--json"), 5)
     assert not (c.node.data_dir / "admin.token").exists()
+
+
+def test_tasks_of_all_nodes_reach_each_other_by_name_on_parts_of_the_range_that_differ(three: Fleet) -> None:
+    servers = [one.running(SERVE, network="mesh") for one in three]
+    parts = {
+        one.get(f"/v1/tasks/{task_id}")["ip"].rpartition(".")[0]
+        for one, task_id in zip(three, servers, strict=True)
+    }
+    everywhere(
+        three, lambda it: all(it.get(f"/v1/tasks/{task_id}")["status"] == "running" for task_id in servers), 5
+    )
+    for one in three:
+        for task_id in servers:
+            assert one.host.do(said, one.node, fetch(f"{task_id}.mill:8080")) == "hello\n"
+    subnets = {(one.node.data_dir / "subnet").read_text() for one in three}
+    assert (len(subnets), len(parts)) == (3, 3)
+    for one, task_id in zip(three, servers, strict=True):
+        one.api("DELETE", f"/v1/tasks/{task_id}")
 
 
 def test_a_node_that_answers_cannot_be_forgotten(three: Fleet) -> None:
