@@ -20,7 +20,6 @@ from mill.daemon.layers import Layer
 from mill.daemon.nodes import Nodes
 from mill.daemon.offers import Offers
 from mill.daemon.seat import Seat
-from mill.model import Image
 from mill.store import Store
 from mill.tasks.service import Tasks
 
@@ -31,7 +30,7 @@ async def answer_for_all(
     store: Store,
     tasks: Tasks,
     nodes: Nodes,
-    images: Callable[[], Awaitable[list[Image]]],
+    images: Callable[[], Awaitable[set[str]]],
     clock: SystemClock,
     layer: Layer,
 ) -> Core:

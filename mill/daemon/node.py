@@ -129,7 +129,7 @@ async def serve_node(
         metrics = Metrics(counted, _levels(tasks, engine, logs, names, mesh, load := Load()))
         nodes = await Nodes.load(store, tasks, engine, clock.now(), member, config.data_dir / SECRET_NAME)
         core = _core(config, nodes, tasks, logs, Events(store), engine, templates, tokens, clock, metrics)
-        core = await answer_for_all(joined, core, store, tasks, nodes, engine.images.list, clock, layer)
+        core = await answer_for_all(joined, core, store, tasks, nodes, engine.images.names, clock, layer)
         if joined is not None:
             await layer(joined.subnets.lead, mesh)
         tls = None if _on_loopback(sock) else ApiTls(channels)

@@ -15,7 +15,7 @@ from mill.cluster.load import Load
 from mill.cluster.values import Member, MemberState, NodeId
 from mill.config import IMAGES_EVERY_S, LOAD_EVERY_S
 from mill.errors import FieldError, MillError, NoCapacity, Unavailable
-from mill.model import Image, NodeState, Resources
+from mill.model import NodeState, Resources
 from mill.tasks.placement import Lot, Offer, rank
 from mill.tasks.service import Tasks
 
@@ -131,7 +131,7 @@ class Offers:
         return Load(ledger.capacity, ledger.free, self._state(), self._images, len(self._tasks.table))
 
     async def serve(
-        self, images: Callable[[], Awaitable[list[Image]]], *, task_status: trio.TaskStatus[None]
+        self, images: Callable[[], Awaitable[set[str]]], *, task_status: trio.TaskStatus[None]
     ) -> None:
         """Tell the others, until cancelled."""
         listed_at = -math.inf
@@ -141,7 +141,7 @@ class Offers:
             if trio.current_time() - listed_at >= IMAGES_EVERY_S:
                 listed_at = trio.current_time()
                 try:
-                    self._images = loads.of_images(image.ref for image in await images())
+                    self._images = loads.of_images(await images())
                 except MillError as error:
                     log.debug("the images cannot be listed now", why=str(error))
             self._cluster.say_load(loads.encode(self.own()))
