@@ -28,8 +28,12 @@ SECRET_VARIABLE = "MILL_SECRET"  # noqa: S105 -- its name
 """The cluster's secret for a new node; no option, for everybody may read a command line."""
 DEFAULT_LISTEN = "127.0.0.1:4400"
 DEFAULT_DNS_LISTEN = "127.0.0.1:4453"
-AWAY_S = 600.0
+DEFAULT_AWAY_S = 600.0
 """How long a node that was stopped may take to come back before its tasks count as lost: an upgrade, with a reboot."""
+DEFAULT_NODE_LOST_S = 15.0
+"""How long nobody may have heard of a node for its tasks to count as lost: more than a crashed milld takes to come back."""
+LEAST_NODE_LOST_S = 15.0
+"""Less, and a node that is cut off would not know in time that its answers are no longer the whole truth."""
 PEER_PORT = 4401
 """Where nodes hear each other: gossip by UDP, everything else by TCP."""
 
@@ -213,6 +217,8 @@ class Config:
     secret: str | None = attrs.field(default=None, repr=False)
     peer_port: int = PEER_PORT
     join: tuple[tuple[str, int], ...] = ()
+    away_secs: float = DEFAULT_AWAY_S
+    node_lost_secs: float = DEFAULT_NODE_LOST_S
     templates: Mapping[str, Draft] = attrs.field(factory=dict)
 
 
@@ -311,6 +317,13 @@ def _retention(value: object) -> float:
     return seconds
 
 
+def _node_lost(value: object) -> float:
+    seconds = parse_duration(value)
+    if not LEAST_NODE_LOST_S <= seconds <= checks.MOST_TIMEOUT_S:
+        raise ValueError(f"{value!r} is less than {LEAST_NODE_LOST_S:g}s: nobody can be sure sooner")
+    return seconds
+
+
 def switch(value: object) -> bool:
     """An option that is on or off: a flag may do without a value."""
     known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -362,6 +375,14 @@ OPTIONS: Mapping[str, tuple[Callable[[object], Any], str]] = {
     "peer_port": (
         checks.parse_port,
         f"where nodes hear each other, UDP and TCP; the same on all is simplest (default: {PEER_PORT})",
+    ),
+    "away_secs": (
+        _retention,
+        "how long other nodes wait for this one when it was stopped, before its tasks count as lost (default: 10m)",
+    ),
+    "node_lost_secs": (
+        _node_lost,
+        "how long nobody may have heard of a node for its tasks to count as lost; the same on all nodes (default: 15s)",
     ),
     "join": (_join, "a node of the cluster to be of, HOST[:PORT]; may be given more than once"),
     "mesh_cidr": (

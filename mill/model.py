@@ -54,6 +54,7 @@ class Reason(StrEnum):
     PULL_ERROR = "pull_error"
     START_ERROR = "start_error"
     INTERRUPTED = "interrupted"
+    NODE_LOST = "node_lost"
 
 
 class Network(StrEnum):
@@ -336,6 +337,8 @@ class Record(Kept):
     pull: PullProgress | None = None
     usage: Usage | None = None
     keyed: Keyed | None = None
+    unreachable: float | None = None
+    """For how many seconds its node has not answered; None: it does, or the task has ended."""
 
 
 @attrs.frozen
@@ -437,11 +440,19 @@ class Resources:
 
 
 class NodeState(StrEnum):
-    READY = "ready"
+    """Of a node in the eyes of the one that is asked."""
+
+    ALIVE = "alive"
     DRAINING = "draining"
     """No new task comes; some are left."""
     DRAINED = "drained"
     """No new task comes, and none is left."""
+    SUSPECT = "suspect"
+    """It did not answer of late, and has some seconds to."""
+    DOWN = "down"
+    AWAY = "away"
+    """It was stopped, and said that it comes back."""
+    LEFT = "left"
 
 
 @attrs.frozen
@@ -456,6 +467,19 @@ class NodeView:
     reserved: Resources
     version: str
     started: Time
+    epoch: int = 0
+    """How often it was started as a member; 0 for a node that is alone."""
+    leader: bool = False
+    me: bool = True
+    """Whether it is the one that was asked."""
+
+
+@attrs.frozen
+class JoinCommand:
+    """How another node joins: the line to run there. `secret_file`, of the node that was asked, has to be copied there first."""
+
+    command: str
+    secret_file: str
 
 
 @attrs.frozen
@@ -471,4 +495,10 @@ class NodeStatus:
     reserved: Resources
     tasks: Mapping[str, int]
     started: Time
-    state: NodeState = NodeState.READY
+    state: NodeState = NodeState.ALIVE
+    nodes: int = 1
+    """Of the cluster, those that left apart."""
+    leader: str | None = None
+    """The name of the node that leads, where one is known; None for a node that is alone."""
+    partial: bool = False
+    """Other nodes may know of ends that this one has not heard of: it is with a minority, or has just come back."""

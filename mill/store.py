@@ -98,9 +98,11 @@ class Store:
         amended = (rows.AMEND, (record, task.record.id))
         await self._write(amended, *also, synced=False, rides_along=True, then=then)
 
-    async def keep(self, statements: Sequence[Statement], *, synced: bool) -> None:
+    async def keep(
+        self, statements: Sequence[Statement], *, synced: bool, then: Callable[[], None] | None = None
+    ) -> None:
         """All of them in one transaction."""
-        await self._write(*statements, synced=synced)
+        await self._write(*statements, synced=synced, then=then)
 
     async def rows(self, sql: str) -> list[Any]:
         return await self._read(sql, ())
@@ -119,13 +121,13 @@ class Store:
         return _readable(rows.record_of, found[0]) if found else None
 
     async def live(self) -> list[Task]:
-        """Every task that has not ended, oldest first: what adoption starts from."""
-        sql = "SELECT record, owned FROM tasks WHERE live ORDER BY +created"  # +: by tasks_live, not by age
+        """Every task of this node that has not ended, oldest first: what adoption starts from."""
+        sql = "SELECT record, owned FROM tasks WHERE live AND mine ORDER BY +created"  # +: by tasks_live, not by age
         return [task for row in await self._read(sql, ()) if (task := _readable(rows.task_of, row))]
 
     async def ids(self, *, live: bool = False) -> set[str]:
-        """Every id that is known, or of every task that has not ended, also of rows that cannot be read."""
-        sql = "SELECT id FROM tasks WHERE live" if live else "SELECT id FROM tasks"
+        """The id of every task of this node, or of each that has not ended, also of rows that cannot be read."""
+        sql = f"SELECT id FROM tasks WHERE mine{' AND live' if live else ''}"  # noqa: S608 -- all of it is ours
         return {row[0] for row in await self._read(sql, ())}
 
     async def known(self, among: Collection[str]) -> set[str]:
@@ -346,6 +348,8 @@ def _open_both(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
             if why is not None:
                 raise SetupError(f"the database {path} is damaged ({why}): {_HOW_TO_MEND}")
             writer.execute("PRAGMA journal_mode = WAL")
+            if writer.execute(rows.WITHOUT_MINE).fetchone()[0]:
+                writer.execute(rows.ADD_MINE)
             schema = f"{rows.SCHEMA} {journal.SCHEMA} {keyed.SCHEMA} {cluster.SCHEMA}"
             writer.executescript(f"BEGIN IMMEDIATE; {schema} COMMIT;")
             reader = _open(path)

@@ -52,6 +52,8 @@ EVERY_OPTION = {
     "secret_file": "/run/secrets/mill",
     "tls_names": "Mill.Example.com,mill",
     "peer_port": "5501",
+    "away_secs": "20m",
+    "node_lost_secs": "30",
     "join": "10.0.0.1, Node-2.example.com:5501,[fd00::1]:5502,fd00::2",
 }
 
@@ -94,6 +96,7 @@ def test_every_option_can_come_from_each_source_and_means_the_same(write: Write)
         dns_listen="192.0.2.1:53", dns_upstream=(("192.0.2.53", 53), ("2001:db8::53", 5353)),
         rebuild_records=True, tls_names=("mill.example.com", "mill"),
         secret_file=Path("/run/secrets/mill"), peer_port=5501,
+        away_secs=1200.0, node_lost_secs=30.0,
         join=(("10.0.0.1", 4401), ("node-2.example.com", 5501), ("fd00::1", 5502), ("fd00::2", 4401)),
         mesh_cidr=IPv4Network("10.7.0.0/16"), mesh_subnet=IPv4Network("10.7.4.0/22"), mesh_link="auto", mesh_port=8472,
     )  # fmt: skip
@@ -117,6 +120,8 @@ def test_flags_win_over_the_environment_and_that_over_the_file(option: str, writ
         "mesh_link": "vxlan:routes:auto",
         "mesh_port": "123",
         "peer_port": "123",
+        "away_secs": "123",
+        "node_lost_secs": "5123",
     }
     text = texts.get(option, "/123" if option in {"data_dir", "docker_config", "containerd"} else "n123")
     first, second, third = (text.replace("123", digit) for digit in "123")
@@ -215,6 +220,8 @@ BAD = [
     ("join", "10.0.0.1:4401:x"),
     ("join", ","),
     ("peer_port", "0"),
+    ("node_lost_secs", "14"),
+    ("away_secs", "0"),
     ("cpu", "0"),
     ("cpu", "many"),
     ("cpu", "nan"),

@@ -162,8 +162,8 @@ READS: dict[str, tuple[Callable[[Store], Awaitable[object]], str]] = {
     "some": (lambda store: store.known(["web-05"]), "SEARCH tasks USING COVERING INDEX sqlite_autoindex_tasks_1"),
     "live tasks": (Store.live, "SCAN tasks USING INDEX tasks_live"),
     "live ids": (lambda store: store.ids(live=True), "SCAN tasks USING INDEX tasks_live"),
-    "the longest ended": (lambda store: store.longest_ended(None, 200), "SCAN tasks USING INDEX tasks_by_end"),
-    "those after them": (lambda store: store.longest_ended((5.0, "a"), 200), "SEARCH tasks USING INDEX tasks_by_end"),
+    "the longest ended": (lambda store: store.longest_ended(None, 200), "SCAN tasks USING INDEX mine_by_end"),
+    "those after them": (lambda store: store.longest_ended((5.0, "a"), 200), "SEARCH tasks USING INDEX mine_by_end"),
     "those whose time is over": (
         lambda store: store.expired(5.0, 200, boot_id="b", at_s=1.0), "COMPOUND QUERY"),
 }  # fmt: skip

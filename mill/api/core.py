@@ -16,6 +16,7 @@ from mill.model import (
     Duration,
     Image,
     IssuedToken,
+    JoinCommand,
     Keyed,
     NodeStatus,
     NodeView,
@@ -126,6 +127,12 @@ class NodeService(Protocol):
 
     async def undrain(self, node: str) -> NodeView:
         """As above."""
+
+    async def forget(self, node: str) -> NodeView:
+        """`NotFound`, or `Conflict` while it answers."""
+
+    def join_command(self) -> JoinCommand:
+        """`Conflict` where nobody can join."""
 
 
 class TokenService(Protocol):

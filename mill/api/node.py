@@ -2,7 +2,7 @@
 
 from quart import Blueprint, Response, request
 
-from mill.api.answers import json_answer, marked
+from mill.api.answers import json_answer
 from mill.api.core import Core
 from mill.api.openapi import document
 from mill.api.request import Query
@@ -19,7 +19,7 @@ def routes(core: Core) -> Blueprint:
     @needs(Scope.READ)
     async def status() -> Response:
         Query().done()
-        return json_answer(marked(core, core.status()))
+        return json_answer(core.status())
 
     @found.get("/v1/metrics")
     @needs(Scope.READ)

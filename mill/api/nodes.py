@@ -1,4 +1,4 @@
-"""``/v1/nodes``: the nodes, and draining one."""
+"""``/v1/nodes``: the nodes, draining one, forgetting one, and how another one joins."""
 
 from quart import Blueprint, Response
 
@@ -30,5 +30,17 @@ def routes(core: Core) -> Blueprint:
     async def undrain(node: str) -> Response:
         Query().done()
         return json_answer(await core.nodes.undrain(node))
+
+    @found.delete("/v1/nodes/<node>")
+    @needs(Scope.ADMIN)
+    async def forget(node: str) -> Response:
+        Query().done()
+        return json_answer(await core.nodes.forget(node))
+
+    @found.get("/v1/nodes/join-command")
+    @needs(Scope.ADMIN)
+    async def join_command() -> Response:
+        Query().done()
+        return json_answer(core.nodes.join_command())
 
     return found

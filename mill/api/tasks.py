@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+from contextlib import suppress
 
 import attrs
 from quart import Blueprint, Response, request
@@ -18,7 +19,7 @@ from mill.api.timing import untimed
 from mill.checks import KEY_HEADER, MOST_GRACE_S, check_request_key, parse_signal
 from mill.config import LONG_POLL_S, PAGE_LIMIT, PAGE_SIZE
 from mill.convert import to_json
-from mill.errors import Conflict, FieldError, Unavailable
+from mill.errors import Conflict, FieldError, NotFound, Unavailable
 from mill.model import Duration, Record, Scope, SpawnRequest, Status
 from mill.tasks.filter import Page, Position
 from mill.tasks.keyed import sign
@@ -81,7 +82,7 @@ def _of_one(found: Blueprint, core: Core) -> None:
             untimed()
         found = await elsewhere(core, task_id)
         if core.fleet and found and not (found.record and found.record.status.terminal):
-            return await _from_owner(core.fleet, found, waits=condition is not None)
+            return await _from_owner(core, core.fleet, found, condition, timeout_s)
         if condition is None or found is not None:
             return json_answer(marked(core, await core.tasks.get(task_id)))
         most_s = LONG_POLL_S if timeout_s is None else min(timeout_s, LONG_POLL_S)
@@ -116,14 +117,23 @@ def _key(text: str | None) -> str | None:
     return text
 
 
-async def _from_owner(fleet: Fleet, found: Elsewhere, *, waits: bool) -> Response:
-    """As its owner says; as it was known last, if that one does not answer and nothing is waited for."""
+async def _from_owner(
+    core: Core, fleet: Fleet, found: Elsewhere, condition: str | None, timeout_s: float | None
+) -> Response:
+    """As its owner says; as it is known here, if that one does not answer: waiting for it to be held for lost is waiting, too."""
     try:
         return await forward(fleet, found.node)
     except Unavailable:
-        if waits or found.record is None:
+        if found.record is None:
             raise
-        return json_answer({**to_json(found.record), "partial": True})
+    record = found.record
+    with suppress(NotFound):  # no word of it has come here but that one
+        if condition is None:
+            record = await core.tasks.get(record.id)
+        else:
+            most_s = LONG_POLL_S if timeout_s is None else min(timeout_s, LONG_POLL_S)
+            record = await core.tasks.wait(record.id, condition, most_s)
+    return json_answer(to_json(record) if record.status.terminal else {**to_json(record), "partial": True})
 
 
 def _cut(records: list[Record], after: Position | None, limit: int) -> Page:

@@ -33,6 +33,9 @@ class Tls(Protocol):
     def state(self, certificate: Mapping[str, Any] | None) -> dict[str, Any]:
         """What the application is told of the client (``scope["state"]``); ValueError for one that is let in no further."""
 
+    def refused(self, host: str, why: str) -> None:
+        """Somebody from *host* did not get through the handshake."""
+
 
 async def secure(plain: trio.SocketStream, tls: Tls) -> tuple[Stream, dict[str, Any]] | None:
     """The connection after its handshake, and what is known of the client; None for one that is not to be had."""
@@ -45,8 +48,9 @@ async def secure(plain: trio.SocketStream, tls: Tls) -> tuple[Stream, dict[str, 
         try:
             await stream.do_handshake()
             return stream, tls.state(stream.getpeercert())
-        except (trio.BrokenResourceError, ValueError):
-            pass
+        except (trio.BrokenResourceError, ValueError) as error:
+            with suppress(OSError):  # it may be gone altogether
+                tls.refused(plain.socket.getpeername()[0], str(error.__cause__ or error))
     return None
 
 

@@ -1,4 +1,4 @@
-"""`mill nodes`: the nodes, and draining one before it is taken down."""
+"""`mill nodes`: the nodes, draining one before it is taken down, forgetting one, and how another one joins."""
 
 import math
 
@@ -12,13 +12,23 @@ from mill.client import Client, calls
 from mill.errors import FieldError
 from mill.model import NodeView
 
-GROUP_HELP = """List nodes, and drain one; without a command, list them."""
+GROUP_HELP = """List nodes, drain or forget one, have another one join; without a command, list them."""
 DRAIN_HELP = """Let no new task in; what runs runs on. It lasts until 'mill nodes undrain', through restarts of milld.
 
     NODE is a name or an id, and may be left out where there is only one.
 
     \b
     mill nodes drain --wait --timeout 2h && systemctl stop milld
+    """
+
+FORGET_HELP = """Say that a node will not come back: its tasks count as lost, and it has no say any more in what is a majority.
+
+    NODE is a name or an id. A node that answers cannot be forgotten: drain it, and stop its milld.
+    """
+JOIN_HELP = """Print the line that makes another host a node of this cluster; copy the secret there first, by a way that you trust.
+
+    \b
+    scp /var/lib/mill/cluster.secret other: && ssh other "$(mill nodes join-command)"
     """
 
 
@@ -81,6 +91,38 @@ def undrain(*, node: str | None, as_json: bool) -> None:
             click.echo(f"{render.printable(mill.decode(call, answer).name)} takes new tasks")
 
     connect.run(undrain)
+
+
+@nodes.command("forget", help=FORGET_HELP)
+@click.argument("node")
+@click.option("--json", "as_json", is_flag=True, help="Print the API's answer.")
+def forget(*, node: str, as_json: bool) -> None:
+    async def forget(mill: Client) -> None:
+        answer = await mill.ask(calls.forget_node(node))
+        if as_json:
+            show_json(answer)
+        else:
+            name = mill.decode(calls.forget_node(node), answer).name
+            click.echo(f"{render.printable(name)} is forgotten; its tasks are lost")
+
+    connect.run(forget)
+
+
+@nodes.command("join-command", help=JOIN_HELP)
+@click.option("--json", "as_json", is_flag=True, help="Print the API's answer.")
+def join_command(*, as_json: bool) -> None:
+    async def show(mill: Client) -> None:
+        answer = await mill.ask(calls.join_command())
+        if as_json:
+            show_json(answer)
+            return
+        found = mill.decode(calls.join_command(), answer)
+        click.echo(render.printable(found.command))
+        click.echo(
+            f"(cluster.secret is a copy of {render.printable(found.secret_file)} of this node)", err=True
+        )
+
+    connect.run(show)
 
 
 async def _chosen(mill: Client, node: str | None) -> str:

@@ -30,7 +30,7 @@ Pairs = list[tuple[str, str]]
 TASK_COLUMNS = ("NAME", "NODE", "STATUS", "CPU", "MEM", "ELAPSED")
 STATS_COLUMNS = ("NAME", "CPU", "MEM", "LIMIT", "PEAK", "PIDS", "READ", "WRITTEN", "RECEIVED", "SENT")
 IMAGE_COLUMNS = ("IMAGE", "DIGEST", "SIZE", "AGE")
-NODE_COLUMNS = ("NAME", "STATE", "CPU", "MEMORY", "ADDRESS", "VERSION", "ID")
+NODE_COLUMNS = ("NAME", "STATE", "ROLE", "CPU", "MEMORY", "ADDRESS", "VERSION", "EPOCH", "ID")
 TOKEN_COLUMNS = ("ID", "NAME", "SCOPE", "AGE", "EXPIRES")
 TEMPLATE_COLUMNS = ("NAME", "IMAGE", "CPU", "MEMORY", "TIMEOUT", "SOURCE")
 
@@ -47,11 +47,15 @@ def task_row(record: Record, now: float) -> tuple[str, ...]:
     return (
         printable(record.id),
         printable(record.node),
-        f"{ends.state(record)} {percent(record.pull)}".rstrip(),
+        f"{ends.state(record)} {percent(record.pull)}{_silence(record)}".rstrip(),
         cores(usage.cpu) if usage else NOTHING,
         format_size(usage.memory) if usage else NOTHING,
         format_duration(elapsed_s(record.times, now)),
     )
+
+
+def _silence(record: Record) -> str:
+    return "" if record.unreachable is None else f"(unreachable {format_duration(record.unreachable)})"
 
 
 def event_line(at: float, record: Record) -> str:
@@ -95,10 +99,12 @@ def node_row(node: NodeView) -> tuple[str, ...]:
     return (
         printable(node.name),
         printable(node.state),
+        "leader" if node.leader and node.epoch else NOTHING,
         f"{node.reserved.cpu:g}/{node.capacity.cpu:g}",
         f"{format_size(node.reserved.memory)}/{format_size(node.capacity.memory)}",
         printable(node.address),
         printable(node.version),
+        str(node.epoch) if node.epoch else NOTHING,
         printable(node.id),
     )
 
@@ -239,10 +245,11 @@ def mount(one: Mount) -> str:
 
 def status_pairs(status: NodeStatus, now: float) -> Pairs:
     tasks = ", ".join(f"{count} {name}" for name, count in status.tasks.items() if count) or "none"
-    drained = [] if status.state is NodeState.READY else [("state", f"{status.state}: takes no new task")]
+    drained = [] if status.state is NodeState.ALIVE else [("state", f"{status.state}: takes no new task")]
     return [
         ("node", f"{printable(status.node)} ({printable(status.node_id)})"),
         *drained,
+        *_cluster(status),
         ("version", printable(status.version)),
         ("up", f"{format_duration(max(0.0, now - status.started))} (since {format_time(status.started)})"),
         ("containerd", f"{printable(status.containerd)}{'' if status.runtime_ok else ' (does not answer)'}"),
@@ -253,6 +260,15 @@ def status_pairs(status: NodeStatus, now: float) -> Pairs:
         ),
         ("tasks", printable(tasks)),
     ]
+
+
+def _cluster(status: NodeStatus) -> Pairs:
+    """Nothing, for a node that is alone."""
+    if status.nodes == 1 and status.leader is None:
+        return []
+    leader = "nobody leads" if status.leader is None else f"{printable(status.leader)} leads"
+    doubt = "; partial: not in touch with a majority" if status.partial else ""
+    return [("cluster", f"{status.nodes} nodes, {leader}{doubt}")]
 
 
 def percent(pull: PullProgress | None) -> str:

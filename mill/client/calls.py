@@ -15,6 +15,7 @@ from mill.model import (
     Draft,
     Image,
     IssuedToken,
+    JoinCommand,
     Mount,
     NodeStatus,
     NodeView,
@@ -278,6 +279,14 @@ def nodes() -> Call[list[NodeView]]:
 
 def drain(node: str) -> Call[NodeView]:
     return Call("POST", f"{_node_path(node)}/drain", _read(NodeView))
+
+
+def forget_node(node: str) -> Call[NodeView]:
+    return Call("DELETE", _node_path(node), _read(NodeView))
+
+
+def join_command() -> Call[JoinCommand]:
+    return Call("GET", "/v1/nodes/join-command", _read(JoinCommand))
 
 
 def undrain(node: str) -> Call[NodeView]:

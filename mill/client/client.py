@@ -27,6 +27,7 @@ from mill.model import (
     Draft,
     Image,
     IssuedToken,
+    JoinCommand,
     NodeStatus,
     NodeView,
     Record,
@@ -328,6 +329,13 @@ class Client:
 
     async def undrain(self, node: str) -> NodeView:
         return await self.do(calls.undrain(node))
+
+    async def forget_node(self, node: str) -> NodeView:
+        """The node, by id or name, will not come back: its tasks are lost. An error while it answers."""
+        return await self.do(calls.forget_node(node))
+
+    async def join_command(self) -> JoinCommand:
+        return await self.do(calls.join_command())
 
 
 class TaskPages:

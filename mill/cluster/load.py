@@ -13,7 +13,8 @@ import attrs
 from mill.model import NodeState, Resources
 
 _FORM = 1
-_HEAD = struct.Struct("!BBddQQ")
+_HEAD = struct.Struct("!BBHddQQ")
+_MOST_TASKS = 2**16 - 1
 _STATES = tuple(NodeState)
 _FILTER_BYTES = 64
 _HASHES = 3
@@ -22,12 +23,17 @@ _HASHES = 3
 
 @attrs.frozen
 class Load:
-    """`images` is the filter's bits."""
+    """`images` is the filter's bits, `tasks` how many the node has that have not ended."""
 
     capacity: Resources
     free: Resources
     state: NodeState
     images: int = 0
+    tasks: int = 0
+
+    @property
+    def reserved(self) -> Resources:
+        return Resources(self.capacity.cpu - self.free.cpu, self.capacity.memory - self.free.memory)
 
     def holds(self, image: str) -> bool:
         bits = _bits(image)
@@ -52,14 +58,9 @@ def _bits(image: str) -> int:
 
 
 def encode(load: Load) -> bytes:
-    head = _HEAD.pack(
-        _FORM,
-        _STATES.index(load.state),
-        load.capacity.cpu,
-        load.free.cpu,
-        load.capacity.memory,
-        load.free.memory,
-    )
+    state, tasks = _STATES.index(load.state), min(load.tasks, _MOST_TASKS)
+    capacity, free = load.capacity, load.free
+    head = _HEAD.pack(_FORM, state, tasks, capacity.cpu, free.cpu, capacity.memory, free.memory)
     return head + load.images.to_bytes(_FILTER_BYTES, "big")
 
 
@@ -67,6 +68,6 @@ def decode(data: bytes) -> Load | None:
     """None for what this Mill does not understand: such a node is sent nothing. What a newer one says beyond is passed over."""
     if len(data) < _HEAD.size + _FILTER_BYTES or data[0] != _FORM or data[1] >= len(_STATES):
         return None
-    _, state, cpu, free_cpu, memory, free_memory = _HEAD.unpack_from(data)
+    _, state, tasks, cpu, free_cpu, memory, free_memory = _HEAD.unpack_from(data)
     images = int.from_bytes(data[_HEAD.size : _HEAD.size + _FILTER_BYTES], "big")
-    return Load(Resources(cpu, memory), Resources(free_cpu, free_memory), _STATES[state], images)
+    return Load(Resources(cpu, memory), Resources(free_cpu, free_memory), _STATES[state], images, tasks)

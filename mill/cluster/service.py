@@ -9,7 +9,7 @@ kept is tried again while the node goes on; should it die meanwhile, it is one w
 """
 
 import errno
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, Protocol
 
@@ -105,11 +105,15 @@ class Gossip:
         self._wake = trio.CancelScope()
         self._queue: list[Outcome] = []
         self._more = trio.Event()
+        self._progress = trio.Event()
+        self._asked = self._done = 0
         self._ready = trio.Event()
         self._unkept: list[Statement] = []
         self._streams: dict[Address, int] = {}
         self.refusals: dict[Refusal, int] = dict.fromkeys(Refusal, 0)
         """Datagrams that were not opened, by why."""
+        self.condemned: Mapping[NodeId, float] = {}
+        """On whom there was a verdict when this process began, and since when (unix seconds)."""
         self._gone_at: float | None = None
 
     def __repr__(self) -> str:
@@ -136,6 +140,12 @@ class Gossip:
         """Until this node knows what others know of its own tasks; seconds, where nobody answers."""
         await self._ready.wait()
 
+    async def settled(self) -> None:
+        """Until all that was wanted so far is carried out: what was to be kept is kept."""
+        until = self._asked
+        while self._done < until:
+            await self._progress.wait()
+
     def say_away(self, for_s: float) -> None:
         """Back within *for_s*; see `linger`."""
         self._gone_at = trio.current_time()
@@ -155,7 +165,9 @@ class Gossip:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _put(self, outcomes: Iterable[Outcome]) -> None:
+        before = len(self._queue)
         self._queue += outcomes
+        self._asked += len(self._queue) - before
         if self._queue:
             self._more.set()
         self._wake.deadline = self.engine.next_deadline
@@ -207,6 +219,9 @@ class Gossip:
                 kept = []
                 await self._act(outcome, nursery)
             await self._keep(kept)
+            self._done += len(batch)
+            self._progress.set()
+            self._progress = trio.Event()
 
     async def _keep(self, outcomes: list[Outcome]) -> None:
         """All that stands together, in one commit; then it is told."""
@@ -337,6 +352,7 @@ async def serve(
         me, setup.rng, setup.tuning, now=now, meta=setup.meta, kept=tables.kept(now, setup.wall())
     )
     gossip = Gossip(setup, engine, disk, listener_of(engine), sock)
+    gossip.condemned = tables.condemned
     if engine.ready:
         gossip._ready.set()  # noqa: SLF001 -- its own module
     numbers = [Address(*seed) for seed in seeds if _is_address(seed[0])]

@@ -144,6 +144,11 @@ class Images:
         listed = await self._session.call(rpcs.IMAGES_LIST, images_pb2.ListImagesRequest())
         return [await self._described(image) for image in sorted(listed.images, key=lambda i: i.name)]
 
+    async def names(self) -> set[str]:
+        """Of every image."""
+        listed = await self._session.call(rpcs.IMAGES_LIST, images_pb2.ListImagesRequest())
+        return {image.name for image in listed.images}
+
     async def _described(self, image: images_pb2.Image) -> Image:
         inspected = await self.stock.inspect(target_of(image))
         created = Time(image.created_at.seconds + image.created_at.nanos / 1e9)

@@ -13,31 +13,40 @@ from random import SystemRandom
 from socket import AF_INET, AF_INET6, SO_RCVBUF, SOCK_DGRAM, SOL_SOCKET
 from socket import socket as Socket  # noqa: N812 -- a class
 from typing import Any
+from uuid import UUID
 
 import attrs
 import trio
 
+from mill import __version__
 from mill.api import server as api_server
 from mill.api.peer import make_peer_app
 from mill.api.server import Load
 from mill.cluster import service
-from mill.cluster.engine import Engine
+from mill.cluster.engine import Engine, Tuning
+from mill.cluster.outcomes import KeepSettings
 from mill.cluster.service import Gossip, Setup
 from mill.cluster.values import Address, NodeId
+from mill.cluster.verdicts import Tuning as VerdictsTuning
 from mill.cluster.voters import FOUNDER
-from mill.config import AWAY_S, Config
+from mill.config import Config
 from mill.daemon import membership, peers
 from mill.daemon.layers import Layer
 from mill.daemon.membership import Membership
 from mill.daemon.news import News
 from mill.daemon.peers import Peers
 from mill.errors import SetupError, Unavailable
+from mill.model import Resources
 from mill.security.box import ID_BYTES, Opener, Sealer
 from mill.security.channel import Channels, PeerTls
 from mill.security.keys import Keyring
 from mill.store import Store
 
 PACKET = "/peer/packet"
+ADMIN = "admin"
+"""The setting that holds the hash of the admin's token: who has it has joined."""
+JOIN_PATIENCE_S = 5.0
+"""How long a new node waits for the cluster's settings, without which it knows no token; then it says that it is ready, and tries on."""
 DATAGRAMS_BYTES = 4 * 1024 * 1024
 """Of the socket's buffer: what comes while a full copy is being read."""
 
@@ -58,6 +67,11 @@ class Me:
     id: NodeId
     name: str
     meta: Mapping[str, str]
+
+    @classmethod
+    def of(cls, node_id: str, name: str, capacity: Resources, started: float) -> "Me":
+        numbers = {"cpu": repr(capacity.cpu), "memory": repr(capacity.memory), "started": repr(started)}
+        return cls(NodeId(UUID(node_id).hex), name, {"version": __version__, **numbers})
 
 
 def bind(config: Config, layers: AsyncExitStack) -> Doors | None:
@@ -104,6 +118,9 @@ class Cluster:
     news: News
     peers: Peers
     door: Door
+    wall: Callable[[], float]
+    founder: bool
+    away_s: float
 
     @property
     def engine(self) -> Engine:
@@ -114,7 +131,7 @@ class Cluster:
         return self.engine.me.id
 
     async def wait_ready(self, shutdown: Callable[[], Awaitable[object]]) -> None:
-        """Until this node's own tasks may change; no longer than up to *shutdown*."""
+        """Until this node's own tasks may change, and a joiner has joined, or seems not to; no longer than up to *shutdown*."""
         async with trio.open_nursery() as nursery:
 
             async def end_with(wait: Callable[[], Awaitable[object]]) -> None:
@@ -122,14 +139,25 @@ class Cluster:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(end_with, shutdown)
-            nursery.start_soon(end_with, self.gossip.wait_ready)
+            nursery.start_soon(end_with, self._wait_joined)
+
+    async def _wait_joined(self) -> None:
+        await self.gossip.wait_ready()
+        if self.founder:
+            return
+        changed, wake = trio.open_memory_channel[KeepSettings](float("inf"))
+        self.news.on[KeepSettings].append(changed.send_nowait)
+        with trio.move_on_after(JOIN_PATIENCE_S):
+            while self.engine.settings.get(ADMIN) is None:
+                await wake.receive()
+        self.news.on[KeepSettings].remove(changed.send_nowait)
 
     def go(self, *, for_good: bool) -> None:
         """Tell the others, before the end."""
         if for_good:
             self.gossip.leave()
         else:
-            self.gossip.say_away(AWAY_S)
+            self.gossip.say_away(self.away_s)
 
 
 async def join(
@@ -156,12 +184,13 @@ async def join(
         rng=SystemRandom(),
         wall=wall,
         stream=partial(_stream, reached, news),
+        tuning=Tuning(verdicts=VerdictsTuning(lost_s=config.node_lost_secs)),
     )
     udp = trio.socket.from_stdlib_socket(doors.udp)
     gossip: Gossip = await layer(service.serve, setup, config.join, store, news.of, udp)
     door = Door(make_peer_app(gossip.deliver))
-    await layer(partial(api_server.serve, door, doors.tcp, Load(), PeerTls(channels)))
-    return Cluster(gossip, news, reached, door)
+    await layer(partial(api_server.serve, door, doors.tcp, Load(), PeerTls(channels, news.stranger)))
+    return Cluster(gossip, news, reached, door, wall, doors.membership.founder, config.away_secs)
 
 
 async def _stream(reached: Peers, news: News, address: Address, packet: bytes) -> None:

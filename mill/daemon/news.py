@@ -16,6 +16,7 @@ from mill.cluster.verdicts import Held
 
 TOLD_AGAIN_S = 60.0
 """Between two lines about the same trouble with the same address."""
+MOST_TOLD = 1000
 
 log = structlog.get_logger()
 
@@ -38,6 +39,7 @@ class News:
         self.project: Callable[[entries.Changed], list[Statement]] = lambda _: []
         """What is to be written of a task of which something else is shown."""
         self._seeds = {str(Address(*seed)) for seed in seeds}
+        self._silent_since: dict[NodeId, float] = {}
         self._told: dict[tuple[str, str], float] = {}
         self._alone = True
 
@@ -57,6 +59,11 @@ class News:
     def name(self, node: NodeId) -> str:
         member = self.engine.members.get(node)
         return node[:8] if member is None else member.peer.name
+
+    def silent_s(self, node: NodeId) -> float | None:
+        """For how long that node has not answered; None: it does."""
+        since = self._silent_since.get(node)
+        return None if since is None else trio.current_time() - since
 
     def shown(self, changed: entries.Changed) -> list[Statement]:
         return self.project(changed)
@@ -78,24 +85,36 @@ class News:
 
     def refused(self, why: str, address: Address) -> None:
         """A stream that failed on its way to somebody to join by is worth a line; one to a member is the membership's to judge."""
-        joining = self._alone and str(address) in self._seeds
-        strange = "another secret" in why
-        if not (joining or strange):
-            return
-        key, now = (str(address), why), trio.current_time()
+        if self._alone and str(address) in self._seeds:
+            if self._is_new(str(address), why):
+                log.error("cannot join; trying on", join=str(address), why=why)
+        elif "another secret" in why:
+            self.stranger(address.host, why)
+
+    def stranger(self, host: str, why: str) -> None:
+        if self._is_new(host, "stranger"):
+            log.warning("somebody there is not of this cluster: has it another secret?", host=host, why=why)
+
+    def _is_new(self, whose: str, what: str) -> bool:
+        """Said once a minute."""
+        key, now = (whose, what), trio.current_time()
         if now - self._told.get(key, -TOLD_AGAIN_S) < TOLD_AGAIN_S:
-            return
+            return False
+        if len(self._told) > MOST_TOLD:
+            self._told.clear()
         self._told[key] = now
-        if joining:
-            log.error("cannot join; trying on", join=str(address), why=why)
-        else:
-            log.warning("what comes from there is not of this cluster", address=str(address), why=why)
+        return True
 
     def _member(self, old: Member | None, new: Member | None) -> None:
+        if new is None and old is not None:
+            self._silent_since.pop(old.id, None)
         if new is None or new.id == self.engine.me.id:
             return
         if new.state is MemberState.ALIVE:
             self._alone = False
+            self._silent_since.pop(new.id, None)
+        else:
+            self._silent_since.setdefault(new.id, trio.current_time())
         same = old is not None and old.state is new.state and old.peer.epoch == new.peer.epoch
         remembered = old is None and new.state is MemberState.DOWN
         if not (same or remembered or _is_relief(old, new)) and new.state in _WORDS:

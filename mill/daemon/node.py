@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from ipaddress import IPv4Address, IPv4Network, ip_address
+from ipaddress import ip_address
 from pathlib import Path
 from random import SystemRandom
 from socket import socket as Socket  # noqa: N812 -- a class
@@ -37,14 +37,17 @@ from mill.containerd.running import Running
 from mill.containerd.runtime import Runtime
 from mill.containerd.session import Session
 from mill.containerd.spares import Spares
-from mill.daemon import datadir, host, meters, rebuild, soundness
+from mill.daemon import cluster, datadir, host, meters, rebuild, shared, soundness
 from mill.daemon.clock import SystemClock
-from mill.daemon.everywhere import answer_for_all, become_member, doors_of
+from mill.daemon.cluster import Doors
+from mill.daemon.everywhere import answer_for_all
+from mill.daemon.joining import Joined, fixed_peers, join
 from mill.daemon.layers import Layer, running
 from mill.daemon.meters import Meters
 from mill.daemon.metrics import Levels, Metrics
 from mill.daemon.names import TaskNames
 from mill.daemon.nodes import Nodes
+from mill.daemon.replicated import Replicated
 from mill.daemon.room import Room
 from mill.daemon.templates import Templates
 from mill.dns import listener as dns_listener
@@ -58,13 +61,12 @@ from mill.logs import store as log_store
 from mill.logs.store import Logs
 from mill.model import NodeState, NodeStatus
 from mill.network import service as network
-from mill.network.addresses import Peer
 from mill.network.service import Mesh
 from mill.security.channel import ApiTls, Channels
 from mill.security.keys import Keyring
 from mill.security.secret_file import SECRET_NAME, read_given
 from mill.security.secret_file import read_or_make as read_ring
-from mill.security.tokens import Tokens, read_or_make
+from mill.security.tokens import Tokens
 from mill.store import Store
 from mill.store import serve as serve_store
 from mill.tasks import service as task_service
@@ -104,93 +106,113 @@ async def serve_node(
             return await layers.enter_async_context(running(serve, *args, **options))
 
         given = read_given(config.secret_file, config.secret)
-        sock, dns_port = _bind(config, layers)
-        doors, config = doors_of(config, layers)
+        sock, dns_port, doors = _bind(config, layers)
+        config = config if doors is None else attrs.evolve(config, advertise=doors.membership.address)
         counted: Meters = await layer(meters.serve)
-        engine, mesh = await _engine(config, layer, clock, counted)
+        cgroups = _cgroups(config)
+        containerd, pulled = await _containerd(config, layer, clock, counted)
         store = await _store(config, clock, layer)
         ring = read_ring(config.data_dir / SECRET_NAME, given)
-        channels = _channels(config, ring, engine, clock)
-        member = await become_member(config, doors, store, channels, ring, engine, clock, layer)
-        if member is not None:
-            await member.wait_ready(shutdown)
-            layers.push_async_callback(member.gossip.linger)
+        channels = _channels(config, ring, clock)
+        joined: Joined | None = None
+        if doors is not None:
+            joined, config = await join(config, doors, store, channels, ring, clock, shutdown, layers, layer)
+        mesh: Mesh = await layer(network.serve, _mesh(config))
+        made = _runtime(config, containerd, pulled, clock, cgroups, mesh)
+        engine: Runtime = await layer(runtime.serve, made)
         logs: Logs = await layer(log_store.serve, config.data_dir, clock.now)
-        me = Identity(engine.node_id, engine.node_name, engine.ip, config.allow_mounts)
-        world = World(engine, logs, clock, trio.CapacityLimiter(_starts_at_once()), mesh)
-        capacity = host.capacity_of(config)
-        await rebuild.rebuild(store, engine.session, engine.node_id, told=config.rebuild_records)
-        room = Room(config.data_dir, lambda: engine.session.features.stores, clock.boottime)
-        serve_tasks = partial(task_service.serve, room=room, on_commit=counted.on_commit)
-        tasks: Tasks = await layer(serve_tasks, me, capacity, store, world, SystemRandom())
-        await layer(_retention(config), logs, tasks)
-        engine.images.holds.ask_tasks(tasks.images)
-        names = await _dns(config, dns_port, tasks, engine, mesh, counted, layer)
-        templates = await Templates.load(store, config.templates)
+        member = None if joined is None else joined.cluster
+        held = None if joined is None else joined.store
+        tasks = await _tasks(config, store, held, engine, mesh, logs, clock, counted, layer)
+        names = await _dns(config, dns_port, tasks, held, engine, mesh, counted, layer)
+        templates, tokens = await shared.load(config, store, member, clock.now)
         metrics = Metrics(counted, _levels(tasks, engine, logs, names, mesh, load := Load()))
-        nodes = await Nodes.load(store, tasks, engine, clock.now())
-        tokens = await Tokens.load(store, read_or_make(config.data_dir / datadir.TOKEN_NAME), clock.now)
+        nodes = await Nodes.load(store, tasks, engine, clock.now(), member, config.data_dir / SECRET_NAME)
         core = _core(config, nodes, tasks, logs, Events(store), engine, templates, tokens, clock, metrics)
-        core = await answer_for_all(member, core, store, tasks, nodes, engine.images.list, clock, layer)
-        address = await _api(config, core, sock, channels, load, layer)
+        core = await answer_for_all(joined, core, store, tasks, nodes, engine.images.names, clock, layer)
+        if joined is not None:
+            await layer(joined.subnets.lead, mesh)
+        tls = None if _on_loopback(sock) else ApiTls(channels)
+        await layer(api_server.serve, api_app.make_app(core), sock, load, tls)
+        datadir.publish_api(config.data_dir, address := _address(sock), channels.trusted_pem)
         task_status.started(Ready(engine.node_name, address, engine.session.socket, dns_port.shown))
         await shutdown()
         if member is not None:
             member.go(for_good=nodes.state is NodeState.DRAINED)
 
 
-def _retention(config: Config) -> Callable[..., Awaitable[None]]:
-    return partial(retention.serve, max_bytes=config.log_max_bytes, retention_s=config.log_retention_secs)
-
-
-async def _api(config: Config, core: Core, sock: Socket, channels: Channels, load: Load, layer: Layer) -> str:
-    """Answer on *sock*; the address for who is on this host."""
-    tls = None if _on_loopback(sock) else ApiTls(channels)
-    await layer(api_server.serve, api_app.make_app(core), sock, load, tls)
-    address = _address(sock)
-    datadir.publish_api(config.data_dir, address, channels.trusted_pem)
-    return address
-
-
-def _bind(config: Config, layers: AsyncExitStack) -> tuple[Socket, Listener]:
+def _bind(config: Config, layers: AsyncExitStack) -> tuple[Socket, Listener, Doors | None]:
     """Ports that others have are told before anything is made."""
     sock = layers.enter_context(api_server.bind(config.listen))
-    return sock, layers.enter_context(dns_listener.bind(config.dns_listen))
+    return (
+        sock,
+        layers.enter_context(dns_listener.bind(config.dns_listen)),
+        cluster.bind(config, layers),
+    )
 
 
-async def _engine(config: Config, layer: Layer, clock: SystemClock, counted: Meters) -> tuple[Runtime, Mesh]:
-    """containerd, the network, and what makes tasks of both. Nothing is written before containerd has answered."""
-    cgroups = _cgroups(config)
+async def _tasks(
+    config: Config,
+    store: Store,
+    held: Replicated | None,
+    engine: Runtime,
+    mesh: Mesh,
+    logs: Logs,
+    clock: SystemClock,
+    counted: Meters,
+    layer: Layer,
+) -> Tasks:
+    """The node's own, which all hear of if it is in a cluster, and beside them those of the others."""
+    me = Identity(engine.node_id, engine.node_name, engine.ip, config.allow_mounts)
+    world = World(engine, logs, clock, trio.CapacityLimiter(_starts_at_once()), mesh)
+    await rebuild.rebuild(store, engine.session, engine.node_id, told=config.rebuild_records)
+    room = Room(config.data_dir, lambda: engine.session.features.stores, clock.boottime)
+    serve = partial(task_service.serve, room=room, on_commit=counted.on_commit)
+    if held is not None:
+        await held.catch_up()
+    tasks: Tasks = await layer(serve, me, host.capacity_of(config), held or store, world, SystemRandom())
+    if held is not None:
+        tasks.others = held.others
+        await layer(held.serve, tasks)
+    engine.images.holds.ask_tasks(tasks.images)
+    limits = {"max_bytes": config.log_max_bytes, "retention_s": config.log_retention_secs}
+    await layer(retention.serve, logs, tasks, **limits)
+    return tasks
+
+
+async def _containerd(
+    config: Config, layer: Layer, clock: SystemClock, counted: Meters
+) -> tuple[Session, Images]:
+    """Nothing is written before it has answered."""
     socket = await _containerd_socket(config, layer)
     containerd: Session = await layer(session.serve, socket, on_call=counted.on_call)
-    node_id = datadir.node_id(config.data_dir)
     pulled: Images = await layer(
         images.serve,
         containerd,
-        node_id=node_id,
+        node_id=datadir.node_id(config.data_dir),
         now=clock.now,
         registries=config.registries,
         docker_config=config.docker_config or Path.home() / DOCKER_CONFIG,
         max_bytes=config.image_max_bytes,
     )
-    mesh: Mesh = await layer(network.serve, _mesh(config))
-    engine: Runtime = await layer(
-        runtime.serve, _runtime(config, containerd, pulled, clock, node_id, cgroups, mesh)
-    )
-    return engine, mesh
+    return containerd, pulled
 
 
 async def _dns(
     config: Config,
     port: Listener,
     tasks: Tasks,
+    held: Replicated | None,
     engine: Runtime,
     mesh: Mesh,
     counted: Meters,
     layer: Layer,
 ) -> Dns:
     """Names answer as the table has them: on the host's port, and for tasks at their gateway."""
-    zone = Zone(TaskNames(tasks.table, engine.ip, mesh.ip_of), engine.ip, config.mesh_cidr)
+    known = TaskNames(tasks.table, engine.ip, mesh.ip_of)
+    if held is not None:
+        known = attrs.evolve(known, others=held.others, partial=held.is_partial)
+    zone = Zone(known, engine.ip, config.mesh_cidr)
     serve = partial(dns_service.serve, upstreams=config.dns_upstream, on_asked=counted.on_asked)
     served: Dns = await layer(serve, zone, SystemRandom(), listens=[port])
     try:
@@ -231,9 +253,6 @@ def _cgroups(config: Config) -> Cgroups:
 
 def _mesh(config: Config) -> network.Setup:
     """What the configuration says of the network."""
-    peers = (
-        Peer(name, IPv4Address(peer.address), IPv4Network(peer.subnet)) for name, peer in config.peers.items()
-    )
     return network.Setup(
         node_id=datadir.node_id(config.data_dir),
         data_dir=config.data_dir,
@@ -242,7 +261,7 @@ def _mesh(config: Config) -> network.Setup:
         subnet=config.mesh_subnet,
         link=config.mesh_link,
         port=config.mesh_port,
-        peers=tuple(peers),
+        peers=fixed_peers(config),
     )
 
 
@@ -251,10 +270,10 @@ def _runtime(
     containerd: Session,
     pulled: Images,
     clock: SystemClock,
-    node_id: str,
     cgroups: Cgroups,
     mesh: Mesh,
 ) -> Runtime:
+    node_id = datadir.node_id(config.data_dir)
     own = NodeCgroups(cgroups, node_id[:8], config.systemd_cgroup)
     return Runtime(
         session=containerd,
@@ -348,13 +367,16 @@ def _status(nodes: Nodes, tasks: Tasks, engine: Runtime) -> NodeStatus:
         tasks=Counter(str(live.record.status) for live in tasks.table),
         started=nodes.started,
         state=nodes.state,
+        nodes=nodes.count(),
+        leader=nodes.leader_name,
+        partial=nodes.partial,
     )
 
 
-def _channels(config: Config, ring: Keyring, engine: Runtime, clock: SystemClock) -> Channels:
+def _channels(config: Config, ring: Keyring, clock: SystemClock) -> Channels:
     """What this node speaks TLS by, made of the cluster's secret."""
-    names = ("localhost", *host.names(), engine.node_name, *config.tls_names)
-    return Channels(ring, UUID(engine.node_id).hex, names, clock.now)
+    names = ("localhost", *host.names(), host.name_of(config), *config.tls_names)
+    return Channels(ring, UUID(datadir.node_id(config.data_dir)).hex, names, clock.now)
 
 
 def _on_loopback(sock: Socket) -> bool:

@@ -15,9 +15,9 @@ from mill.cluster.load import Load
 from mill.cluster.values import Member, MemberState, NodeId
 from mill.config import IMAGES_EVERY_S, LOAD_EVERY_S
 from mill.errors import FieldError, MillError, NoCapacity, Unavailable
-from mill.model import Image, NodeState, Resources
-from mill.tasks.ledger import Ledger
+from mill.model import NodeState, Resources
 from mill.tasks.placement import Lot, Offer, rank
+from mill.tasks.service import Tasks
 
 NOTHING = Resources(0.0, 0)
 FRESH_S = LOAD_EVERY_S + 0.1
@@ -73,7 +73,7 @@ class Offers:
     """See the module. *state* is this node's own."""
 
     _cluster: Loads
-    _ledger: Ledger
+    _tasks: Tasks
     _state: Callable[[], NodeState]
     _lot: Lot
     _images: int = 0
@@ -127,10 +127,11 @@ class Offers:
         return _offer(member, said.load, image, said.promised(now))
 
     def own(self) -> Load:
-        return Load(self._ledger.capacity, self._ledger.free, self._state(), self._images)
+        ledger = self._tasks.ledger
+        return Load(ledger.capacity, ledger.free, self._state(), self._images, len(self._tasks.table))
 
     async def serve(
-        self, images: Callable[[], Awaitable[list[Image]]], *, task_status: trio.TaskStatus[None]
+        self, images: Callable[[], Awaitable[set[str]]], *, task_status: trio.TaskStatus[None]
     ) -> None:
         """Tell the others, until cancelled."""
         listed_at = -math.inf
@@ -140,7 +141,7 @@ class Offers:
             if trio.current_time() - listed_at >= IMAGES_EVERY_S:
                 listed_at = trio.current_time()
                 try:
-                    self._images = loads.of_images(image.ref for image in await images())
+                    self._images = loads.of_images(await images())
                 except MillError as error:
                     log.debug("the images cannot be listed now", why=str(error))
             self._cluster.say_load(loads.encode(self.own()))

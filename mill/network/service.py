@@ -276,16 +276,17 @@ def _held(data_dir: Path) -> dict[str, IPv4Address]:
     return found
 
 
-def _stored(path: Path) -> IPv4Network | None:
+def stored_subnet(data_dir: Path) -> IPv4Network | None:
+    """The part of the range that this node had when it last ran; blocks for a file."""
     try:
-        return IPv4Network(path.read_text(encoding="ascii").strip())
+        return IPv4Network((data_dir / SUBNET_NAME).read_text(encoding="ascii").strip())
     except (OSError, ValueError):
         return None
 
 
 def _open(setup: Setup, held: dict[str, IPv4Address]) -> Links:
     """The node's links on the subnet that it is given, had before, or finds; `SetupError`."""
-    stored = _stored(setup.data_dir / SUBNET_NAME)
+    stored = stored_subnet(setup.data_dir)
     wanted = setup.subnet or stored
     running = living(setup.node_id, held.values())
     if wanted is not None and not wanted.subnet_of(setup.range):

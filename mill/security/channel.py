@@ -103,18 +103,25 @@ class ApiTls:
     def state(self, certificate: Mapping[str, Any] | None) -> dict[str, Any]:  # noqa: ARG002 -- none is asked for
         return {}
 
+    def refused(self, host: str, why: str) -> None:
+        """Users do not all have the cluster's authority; they are told by their own side."""
+
 
 @attrs.frozen
 class PeerTls:
     """What a server for other nodes needs: the application finds the peer's node id in ``scope["state"]["peer"]``."""
 
     channels: Channels
+    on_refused: Callable[[str, str], None] = lambda _host, _why: None
 
     def context(self, address: str) -> ssl.SSLContext:
         return self.channels.peer_server(address)
 
     def state(self, certificate: Mapping[str, Any] | None) -> dict[str, Any]:
         return {"peer": peer_of(certificate)}
+
+    def refused(self, host: str, why: str) -> None:
+        self.on_refused(host, why)
 
 
 def peer_of(certificate: Mapping[str, Any] | None) -> str:

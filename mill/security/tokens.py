@@ -49,12 +49,13 @@ class Tokens:
 
     _store: TokenStore
     _now: Callable[[], float]
-    _admin_hash: str = attrs.field(repr=False)
+    _admin_hash: str | None = attrs.field(repr=False)
     _stored: dict[str, TokenView] = attrs.field(repr=False)
 
     @classmethod
-    async def load(cls, store: TokenStore, admin: str, now: Callable[[], float]) -> "Tokens":
-        return cls(store, now, hash_of(admin), await store.tokens())
+    async def load(cls, store: TokenStore, admin: str | None, now: Callable[[], float]) -> "Tokens":
+        """*admin*: the hash of the admin's token, where it is known already."""
+        return cls(store, now, admin, await store.tokens())
 
     def who(self, token: str) -> TokenView | None:
         """The token that *token* is, or None. `Unauthorized` for one whose time is over.
@@ -94,6 +95,16 @@ class Tokens:
             raise NotFound(f"no token {token_id[:80]!r}")
         await self._store.delete_token(hashed)
         self._stored.pop(hashed, None)
+
+    def learn(self, hashed: str, token: TokenView | None) -> None:
+        """Another node has made it, or removed it."""
+        if token is None:
+            self._stored.pop(hashed, None)
+        else:
+            self._stored[hashed] = token
+
+    def learn_admin(self, hashed: str | None) -> None:
+        self._admin_hash = hashed
 
     async def _make_room(self) -> None:
         if len(self._stored) < MOST_TOKENS:

@@ -38,14 +38,14 @@ class Offer:
     name: str
     capacity: Resources
     free: Resources
-    state: NodeState = NodeState.READY
+    state: NodeState = NodeState.ALIVE
     away: bool = False
     has_image: bool = False
     promised: Resources = _NOTHING
 
     @property
     def open(self) -> bool:
-        return self.state is NodeState.READY and not self.away
+        return self.state is NodeState.ALIVE and not self.away
 
     @property
     def left(self) -> Resources:

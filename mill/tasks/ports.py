@@ -3,7 +3,7 @@
 `containerd.runtime`, `logs.store` and `mill.store` fit them; the tests bring fakes. The daemon plugs them in.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,7 +48,7 @@ class Records(Protocol):
         """The record of the task that the key of that hash made, also where it is forgotten, unless the key is as well."""
 
     async def live(self) -> list[Task]:
-        """Every task that has not ended and can be read, oldest first."""
+        """Every task of this node that has not ended and can be read, oldest first."""
 
     async def ids(self, *, live: bool = False) -> set[str]:
         """Every id that is known; *live*: of every task that has not ended, also of those that cannot be read."""
@@ -70,6 +70,19 @@ class Records(Protocol):
 
     async def delete(self, task_id: str) -> None:
         """No such row any more."""
+
+
+class Others(Protocol):
+    """The tasks of other nodes, as far as they are known here."""
+
+    def live(self) -> Iterable[Record]:
+        """Those that have not ended, with what is only shown."""
+
+    def shown(self, record: Record) -> Record:
+        """A stored record with what is only shown."""
+
+    async def wait_change(self) -> None:
+        """Until something else is known of any of them."""
 
 
 class EventLog(Protocol):

@@ -36,7 +36,7 @@ from mill.tasks.keyed import check_same
 from mill.tasks.ledger import Ledger
 from mill.tasks.lifecycle import SIGKILL, World
 from mill.tasks.orders import Identity, Order, Withdrawn, first_task
-from mill.tasks.ports import Records, Room
+from mill.tasks.ports import Others, Records, Room
 from mill.tasks.supervision import Supervisor
 from mill.tasks.table import LiveTask, OnCommit, Table, tell_nobody
 
@@ -72,6 +72,8 @@ class Tasks:
     table: Table
     draining: bool = False
     """No new task is let in."""
+    others: Others | None = None
+    """Of other nodes; None for a node that is alone."""
     withdrawn: Withdrawn = attrs.field(factory=Withdrawn, init=False)
     _turns: "WeakValueDictionary[str, trio.Lock]" = attrs.field(factory=WeakValueDictionary, init=False)
     """Of each idempotency key that is being used now: spawns that come with it at once make one task."""
@@ -223,7 +225,7 @@ class Tasks:
             raise NotFound(
                 f"no task {task_id[:80]!r} is known here; it may have ended longer ago than records are kept"
             )
-        return task.record
+        return task.record if self.others is None else self.others.shown(task.record)
 
     async def wait(self, task_id: str, condition: str, timeout_s: float) -> Record:
         """The record once it is ``running`` (or past it) or ``terminal``, or as it stands after *timeout_s*."""
@@ -233,12 +235,18 @@ class Tasks:
                 if status.terminal or (condition == "running" and status is Status.RUNNING):
                     break
                 await live.wait_change()
+            while self.others is not None:
+                record = await self.get(task_id)
+                if record.status.terminal or (condition == "running" and record.status is Status.RUNNING):
+                    return record
+                await self.others.wait_change()
         return await self.get(task_id)
 
     def live(self, wanted: Filter) -> list[Record]:
         """The tasks that have not ended, newest first, with what they use now."""
         usage = self._world.runtime.usage()
         records = [attrs.evolve(live.record, usage=usage.get(live.id)) for live in self.table]
+        records += [] if self.others is None else self.others.live()
         found = [record for record in records if not record.status.terminal and wanted.accepts(record)]
         return sorted(found, key=lambda record: (record.times.created, record.id), reverse=True)
 
@@ -249,7 +257,8 @@ class Tasks:
         """
         usage = self._world.runtime.usage()
         page = await self._store.page(wanted, after, limit)
-        told = [live.record if (live := self.table.get(row.id)) else row for row in page.records]
+        shown = (lambda row: row) if self.others is None else self.others.shown
+        told = [live.record if (live := self.table.get(row.id)) else shown(row) for row in page.records]
         used = [
             attrs.evolve(record, usage=usage[record.id]) if record.id in usage else record for record in told
         ]

@@ -18,6 +18,7 @@ from mill.model import (
     Draft,
     Duration,
     Image,
+    JoinCommand,
     Keyed,
     NodeState,
     NodeStatus,
@@ -218,7 +219,7 @@ VIEW = NodeView(
     id="00000000-0000-4000-8000-000000000000",
     name="node-1",
     address="192.0.2.1",
-    state=NodeState.READY,
+    state=NodeState.ALIVE,
     capacity=Resources(2.0, 2**30),
     reserved=Resources(0.25, 2**28),
     version="9.8.7",
@@ -237,7 +238,13 @@ class FakeNodes:
         return await self._set(node, NodeState.DRAINING)
 
     async def undrain(self, node: str) -> NodeView:
-        return await self._set(node, NodeState.READY)
+        return await self._set(node, NodeState.ALIVE)
+
+    async def forget(self, node: str) -> NodeView:
+        return await self._set(node, NodeState.LEFT)
+
+    def join_command(self) -> JoinCommand:
+        return JoinCommand("milld --join 192.0.2.1:4401", "/var/lib/mill/cluster.secret")
 
     async def _set(self, node: str, state: NodeState) -> NodeView:
         await trio.lowlevel.checkpoint()

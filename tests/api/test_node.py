@@ -157,6 +157,7 @@ def test_nullable_fields_are_those_that_may_be_none() -> None:
     assert nullable == {
         "template", "ip", "reason", "detail", "message", "exit_code", "signal", "peak_memory", "pull", "usage",
             "keyed",
+        "unreachable",
     }  # fmt: skip
 
 

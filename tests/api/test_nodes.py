@@ -14,10 +14,20 @@ async def test_the_nodes_are_listed(api: httpx.AsyncClient) -> None:
 async def test_a_node_is_drained_and_undrained_by_name_or_id(api: httpx.AsyncClient) -> None:
     assert (await api.post("/v1/nodes/node-1/drain")).json() == {**to_json(VIEW), "state": "draining"}
     assert (await api.get("/v1/nodes")).json()["nodes"][0]["state"] == "draining"
-    assert (await api.post(f"/v1/nodes/{VIEW.id}/undrain")).json()["state"] == "ready"
+    assert (await api.post(f"/v1/nodes/{VIEW.id}/undrain")).json()["state"] == "alive"
 
 
 async def test_an_unknown_node_is_not_found(api: httpx.AsyncClient) -> None:
     for verb in ("drain", "undrain"):
         assert problem(await api.post(f"/v1/nodes/node-9/{verb}"))[0] == 404
     assert problem(await api.get("/v1/nodes/node-1/drain"))[0] == 405
+
+
+async def test_a_node_is_forgotten_and_the_line_to_join_by_is_told(api: httpx.AsyncClient) -> None:
+    assert (await api.delete("/v1/nodes/node-1")).json()["state"] == "left"
+    assert problem(await api.delete("/v1/nodes/node-9"))[0] == 404
+    said = (await api.get("/v1/nodes/join-command")).json()
+    assert said == {
+        "command": "milld --join 192.0.2.1:4401",
+        "secret_file": "/var/lib/mill/cluster.secret",
+    }

@@ -24,7 +24,9 @@ CHUNKS = [LogChunk("stdout", NOW, b"one\ntwo\n", "8-0")]
 async def two(tmp_path: Path) -> AsyncIterator[Two]:
     """The other node has a task, of which this one has heard."""
     async with fleets.two(tmp_path) as made:
-        made.here.known.add(made.there.own(task("busy-0001")))
+        busy = made.there.own(task("busy-0001"))
+        made.here.known.add(busy)
+        made.here.fake.tasks.add(busy)
         yield made
 
 
@@ -161,13 +163,15 @@ async def test_an_owner_that_is_down_is_named_with_since_when_and_its_last_recor
     two: Two, api: httpx.AsyncClient
 ) -> None:
     two.members.set(two.there.id, MemberState.DOWN, ago_s=12)
-    for method, path in (("GET", "/logs"), ("GET", "/stats"), ("DELETE", ""), ("GET", "?wait=running")):
+    for method, path in (("GET", "/logs"), ("GET", "/stats"), ("DELETE", "")):
         answer = await api.request(method, f"/v1/tasks/busy-0001{path}")
         assert problem(answer) == (503, "unavailable", None)
         assert "node node-2, which has this task, does not answer, since 12 s" in answer.json()["detail"]
         assert answer.headers["retry-after"] == "1"
-    said = (await api.get("/v1/tasks/busy-0001")).json()
-    assert (said["status"], said["partial"]) == ("running", True)
+    for query in ("", "?wait=terminal&timeout=3"):
+        said = (await api.get(f"/v1/tasks/busy-0001{query}")).json()
+        assert (said["status"], said["partial"]) == ("running", True)
+    assert two.here.fake.tasks.asked == [("busy-0001", "terminal", 3.0)]
 
 
 async def test_an_owner_whose_port_is_closed_is_named_at_once(two: Two, api: httpx.AsyncClient) -> None:
@@ -189,6 +193,10 @@ async def test_a_task_that_has_not_been_heard_of_is_asked_for_before_404(
     assert (await api.get("/v1/tasks/new-0001")).json()["node"] == "node-2"
     assert (await api.delete("/v1/tasks/new-0001")).status_code == 202
     assert problem(await api.get("/v1/tasks/nobody-0001")) == (404, "not-found", None)
+    two.there.peer.cancel()
+    unsure = await api.get("/v1/tasks/new-0001")
+    assert problem(unsure) == (503, "unavailable", None)
+    assert "node-2 did not say" in unsure.json()["detail"]
     two.members.set(two.there.id, MemberState.DOWN)
     assert problem(await api.get("/v1/tasks/new-0001")) == (404, "not-found", None)
 
@@ -202,9 +210,7 @@ async def test_a_lone_node_asks_nobody_and_reads_nothing_twice(two: Two, api: ht
 # -- a minority -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "path", ["/v1/tasks", "/v1/tasks?all=true", "/v1/status", "/v1/nodes", "/v1/tasks/mine-0001"]
-)
+@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/tasks?all=true", "/v1/nodes", "/v1/tasks/mine-0001"])
 async def test_without_a_majority_answers_say_so(two: Two, api: httpx.AsyncClient, path: str) -> None:
     mine = two.here.own(task("mine-0001"))
     two.here.known.add(mine)

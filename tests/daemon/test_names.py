@@ -5,8 +5,10 @@ from typing import Any
 import attrs
 import pytest
 
+from mill.cluster.values import Address
 from mill.daemon.names import TaskNames
-from mill.dns.names import Name
+from mill.daemon.others import Others
+from mill.dns.names import Known, Name
 from mill.model import Network, Record, Size, Spec, Status, Task, Time, Times
 from mill.tasks.table import Table
 from tests.tasks.fakes import FakeRecords
@@ -49,3 +51,28 @@ def test_a_task_that_has_ended_has_no_name_even_while_it_is_cleaned_up(table: Ta
     live.task = attrs.evolve(live.task, record=attrs.evolve(live.task.record, status=Status.STOPPED))
     names = TaskNames(table, NODE)
     assert (names.lookup("own"), names.reverse("10.99.0.2")) == (None, None)
+
+
+OTHER = "aa" * 16
+
+
+def test_other_nodes_tasks_have_names_until_their_end_is_heard_of(table: Table) -> None:
+    others = Others(lambda _: None, lambda _: Address("192.0.2.9", 4401))
+    names = TaskNames(table, NODE, others=others)
+    for id_, network, ip in (("on-host", Network.HOST, None), ("own", Network.MESH, "10.99.4.2")):
+        spec = Spec(image="busybox", name="web", memory=Size(1), network=network, port=3)
+        others.learn(
+            id_, Record(id_, spec, Status.RUNNING, "n2", OTHER, f"{id_}.mill:3", Times(Time(0.0)), ip=ip)
+        )
+    assert names.lookup("on-host") == Name(("192.0.2.9",), 3)
+    assert names.lookup("own") == Name(("10.99.4.2",), 3)
+    assert [names.reverse(address) for address in ("192.0.2.9", "10.99.4.2")] == [None, "own"]
+    others.learn("own", None)
+    assert (names.lookup("own"), names.reverse("10.99.4.2")) == (None, None)
+
+
+def test_a_node_without_a_majority_is_not_sure_of_what_it_does_not_know(table: Table) -> None:
+    add(table, "own", network=Network.NONE, ip="10.99.0.2")
+    names = TaskNames(table, NODE, others=Others(lambda _: None, lambda _: None), partial=lambda: True)
+    assert names.lookup("own") == Name(("10.99.0.2",), 8080)
+    assert names.lookup("nobody") is names.reverse("10.99.4.2") is Known.UNSURE

@@ -165,7 +165,7 @@ async def test_an_order_whose_answer_is_lost_is_given_to_the_next_and_its_task_e
     assert orphans
     party[3].lose_answers = False
     for orphan in orphans:
-        await party[3].tasks.wait(orphan, "terminal", 5)
+        await party[3].tasks.wait(orphan, "terminal", 30)
         record = await party[3].tasks.get(orphan)
         assert record.reason is Reason.KILLED
         assert WITHDRAWN in str(record.message)

@@ -12,7 +12,7 @@ from tests.scenarios.acts import end_of, run, running, spawn
 
 async def test_a_drained_node_lets_no_task_in_until_it_is_undrained(fresh_node: Node) -> None:
     async with Client(fresh_node.address, fresh_node.token, patience=0) as client:
-        assert (await client.status()).state == NodeState.READY
+        assert (await client.status()).state == NodeState.ALIVE
         task_id = await running(client, "sleep", "100")
         view = await client.drain("fresh")
         assert (view.name, view.state, view.id) == ("fresh", NodeState.DRAINING, fresh_node.node_id)
@@ -28,7 +28,7 @@ async def test_a_drained_node_lets_no_task_in_until_it_is_undrained(fresh_node: 
         assert [node.state for node in await client.nodes()] == [NodeState.DRAINED]
         with pytest.raises(NotFound):
             await client.undrain("other")
-        assert (await client.undrain(fresh_node.node_id)).state == NodeState.READY
+        assert (await client.undrain(fresh_node.node_id)).state == NodeState.ALIVE
         assert (await run(client, "true")).exit_code == 0
 
 

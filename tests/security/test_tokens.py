@@ -81,7 +81,7 @@ def store() -> FakeTokenStore:
 
 @pytest.fixture
 async def tokens(store: FakeTokenStore, clock: list[float]) -> Tokens:
-    return await Tokens.load(store, "one", lambda: clock[0])
+    return await Tokens.load(store, hash_of("one"), lambda: clock[0])
 
 
 async def test_the_holder_is_named(tokens: Tokens) -> None:
@@ -144,7 +144,7 @@ async def test_the_admins_is_revoked_by_its_file_alone(tokens: Tokens) -> None:
 
 async def test_they_outlive_milld(tokens: Tokens, store: FakeTokenStore, clock: list[float]) -> None:
     made = await tokens.create(TokenRequest(Scope.READ))
-    again = await Tokens.load(store, "another", lambda: clock[0])
+    again = await Tokens.load(store, hash_of("another"), lambda: clock[0])
     assert again.who(made.token) == made.view
     assert again.who("one") is None
 

@@ -20,8 +20,16 @@ def paths() -> dict[str, Any]:
         "/v1/nodes/{node}/undrain": {
             "post": call("undrainNode", "node", "Let new tasks in again", node, 404, 503, 507, parameters=[NODE], scope=Scope.ADMIN),
         },
+        "/v1/nodes/{node}": {
+            "delete": call("forgetNode", "node", "Forget a node that will not come back", node, 404, 409, 503, 507, parameters=[NODE],
+                           scope=Scope.ADMIN, about="Its tasks are lost. 409: it answers, or is the one that was asked."),
+        },
+        "/v1/nodes/join-command": {
+            "get": call("getJoinCommand", "node", "How another node joins", {200: json_of(ref("JoinCommand"))}, 409, scope=Scope.ADMIN,
+                        about="409: this node listens for no others."),
+        },
         "/v1/metrics": {"get": call("getMetrics", "node", "Metrics for Prometheus, by Accept", {200: exposition})},
-        "/v1/status": {"get": call("getStatus", "node", "The node", {200: json_of(maybe_partial(ref("NodeStatus")))})},
+        "/v1/status": {"get": call("getStatus", "node", "The node", {200: json_of(ref("NodeStatus"))})},
         "/v1/openapi.json": {"get": call("getSchema", "node", "This document", {200: json_of({"type": "object"})})},
         "/healthz": {
             "get": call("getHealth", "node", "Liveness", {200: health, 503: health}, scope=None,

@@ -18,6 +18,7 @@ from mill.model import (
     Draft,
     Duration,
     Image,
+    JoinCommand,
     Mount,
     NodeStatus,
     NodeView,
@@ -66,7 +67,7 @@ _ANSWERED: Mapping[Any, Mapping[str, Any]] = {
     Duration: {"type": "number", "description": "seconds"},
 }
 ASKED = (SpawnRequest, Draft, Mount, Publish, PullRequest, TokenRequest)
-ANSWERED = (PullProgress, Record, Stats, Image, Template, NodeStatus, NodeView, TokenView)
+ANSWERED = (PullProgress, Record, Stats, Image, Template, NodeStatus, NodeView, JoinCommand, TokenView)
 EXAMPLES: Mapping[type, Mapping[str, Any]] = {
     SpawnRequest: {"image": "busybox", "args": ["echo", "hello"], "memory": "32M", "timeout": "1m"},
     Draft: {"image": "busybox", "args": ["sleep", "60"], "cpu": 0.1, "env": {"MODE": "agent"}},

@@ -1,0 +1,248 @@
+"""The store of a node in a cluster: what it writes of its own tasks all others hear of, and what they say of theirs is in its table too.
+
+A change of an own task is drafted, committed together with its row, and published at the commit: nobody hears of what could still be
+lost. Values of its environment are not in the record, and so stay here. Another's record is committed with the log that it came in.
+`tasks` takes it for its store; wired by `node`.
+"""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import attrs
+import structlog
+import trio
+
+from mill.cluster import entries, rows
+from mill.cluster.entries import ENDED, PULLING, RUNNING, STARTING, Entry, Verdict, View
+from mill.cluster.outcomes import Kill, Surfaced
+from mill.cluster.records import Backwards, Overtaken
+from mill.cluster.replication import NotReady
+from mill.convert import from_json, parse_time, to_json
+from mill.daemon.cluster import Cluster
+from mill.daemon.others import Others
+from mill.errors import Interrupted, Unavailable
+from mill.model import Record, Status, Task, Time
+from mill.store import Statement, Store
+from mill.tasks import rows as task_rows
+from mill.tasks.lifecycle import SIGKILL
+from mill.tasks.lost import as_lost
+from mill.tasks.service import Tasks
+from mill.tasks.states import faulted, to_end
+from mill.tasks.steps import passed_over
+
+PHASES = {Status.PULLING: PULLING, Status.STARTING: STARTING, Status.RUNNING: RUNNING}
+BY = "the cluster, which holds this node's earlier tasks for lost"
+RETIRE_EVERY_S = 5.0
+MOST_PUT_AGAIN = 20
+"""Live tasks that are put again at once, so that what has expired before them can go."""
+PASSED_OVER_S = 300.0
+"""Of tasks that are no older every state is told, also those that passed too quickly to be heard of; the past of others is not news."""
+MOST_AT_ONCE = 200
+"""Of records in one commit."""
+
+log = structlog.get_logger()
+
+
+class Replicated:
+    """As `tasks.ports.Records`. Reading is the store's own."""
+
+    def __init__(self, store: Store, cluster: Cluster) -> None:
+        self._store = store
+        self._cluster = cluster
+        self._records = cluster.engine.records
+        self._expired: set[str] = set()
+        self._lost_at: dict[Verdict, float] = {}
+        for owner, at in cluster.gossip.condemned.items():
+            self._lost_at |= dict.fromkeys(self._records.verdicts_on(owner), at)
+        self.others = Others(cluster.news.silent_s, cluster.news.address)
+        for view in self._records.tasks():
+            self._learn(entries.Changed(None, view))
+        orders, self._orders = trio.open_memory_channel[Kill | Surfaced](float("inf"))
+        news = cluster.news
+        news.project = self._project
+        news.on[entries.Changed].append(self._learn)
+        for kind in (Kill, Surfaced):
+            news.on[kind].append(orders.send_nowait)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def is_partial(self) -> bool:
+        return self._cluster.engine.partial
+
+    # -- own tasks --------------------------------------------------------------------------------------------------
+
+    async def insert(self, task: Task) -> None:
+        await self._write(task, self._store.insert)
+
+    async def put(self, task: Task) -> None:
+        await self._write(task, self._store.put)
+
+    async def amend(self, task: Task) -> None:
+        await self._write(task, self._store.amend)
+
+    async def delete(self, task_id: str) -> None:
+        await self._store.delete(task_id)
+        self._expired.add(task_id)
+
+    async def _write(self, task: Task, write: Callable[..., Any]) -> None:
+        """The row as all see it, and the owner's word beside it."""
+        entry = self._draft(task.record)
+        if entry is None:
+            await write(task)
+            return
+        shown = attrs.evolve(task, record=self._judged(task.record, entry))
+        overtaken: list[Entry] = []
+        await write(shown, rows.write(entry), then=partial(self._publish, entry, overtaken))
+        if overtaken:
+            await self._put_again([task.record])
+
+    def _draft(self, record: Record) -> Entry | None:
+        """None: the log knows that it went further."""
+        phase = PHASES.get(record.status, ENDED)
+        try:
+            return self._cluster.gossip.draft(record.id, phase, _payload(record))
+        except NotReady as error:
+            raise Unavailable(str(error)) from None
+        except Backwards as error:
+            log.warning("the cluster knows more of a task than this node", task=record.id, why=str(error))
+            return None
+
+    def _publish(self, entry: Entry, overtaken: list[Entry]) -> None:
+        try:
+            self._cluster.gossip.publish(entry)
+        except Overtaken:
+            overtaken.append(entry)
+
+    async def _put_again(self, records: list[Record]) -> None:
+        """What is committed already, at a new place of the log."""
+        for first in range(0, len(records), MOST_AT_ONCE):
+            drafts = map(self._draft, records[first : first + MOST_AT_ONCE])
+            made = [entry for entry in drafts if entry is not None]
+
+            def publish(made: list[Entry] = made) -> None:
+                for entry in made:
+                    self._publish(entry, [])
+
+            await self._store.keep([rows.write(entry) for entry in made], synced=False, then=publish)
+
+    def _judged(self, record: Record, entry: Entry) -> Record:
+        view = self._records.lookup(record.id)
+        verdict = None if view is None or view.entry.owner != entry.owner else view.verdict
+        return self._as_shown(record, View(entry, verdict))
+
+    def _as_shown(self, record: Record, view: View) -> Record:
+        if view.verdict is None or not view.lost:
+            return record
+        return as_lost(record, Time(self._lost_at.setdefault(view.verdict, self._cluster.wall())))
+
+    # -- what comes from others -------------------------------------------------------------------------------------
+
+    def _project(self, changed: entries.Changed) -> list[Statement]:
+        """What is to be written of a task that is shown otherwise now."""
+        view = changed.after or changed.before
+        if view is None:
+            return []
+        mine, task = view.entry.owner == self._cluster.me, view.entry.task
+        if changed.after is None:
+            return [] if mine else [(task_rows.DROP_OTHER, (task,))]
+        if not (mine or view.lost):
+            return self._rows_of(changed.before, view.entry)
+        record = _record(view.entry) if view.lost else None
+        if record is None:  # written by its commit, or of a newer Mill
+            return []
+        said = to_json(self._as_shown(record, view))
+        if mine:
+            return [(task_rows.END_MINE, (said["status"], json.dumps(said), task))]
+        return [(task_rows.PUT_OTHER, task_rows.other_row(said, json.dumps(said)))]
+
+    def _rows_of(self, before: View | None, entry: Entry) -> list[Statement]:
+        """Of a task that its owner alone judges, without making a record of it: there may be thousands."""
+        try:
+            text = entry.payload.decode()
+            said = json.loads(text)
+            had = None if before is None else str(json.loads(before.entry.payload)["status"])
+            is_news = parse_time(said["times"]["created"]) > self._cluster.wall() - PASSED_OVER_S
+            steps = [(step, json.dumps(step)) for step in passed_over(said, had)] if is_news else []
+            return [(task_rows.PUT_OTHER, task_rows.other_row(*step)) for step in [*steps, (said, text)]]
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            log.warning("another node's record cannot be read", task=entry.task, why=repr(error))
+            return []
+
+    def _learn(self, changed: entries.Changed) -> None:
+        view = changed.after or changed.before
+        if view is None or view.entry.owner == self._cluster.me:
+            return
+        there = changed.after is not None and not view.terminal
+        self.others.learn(view.entry.task, _record(view.entry) if there else None)
+
+    # -- the start, and what has to be done from time to time -------------------------------------------------------
+
+    async def catch_up(self) -> None:
+        """Own rows that the log does not know, or not so: from before there was a cluster, or from a time without it."""
+        own = {view.entry.task: view for view in self._records.tasks(self._cluster.me)}
+        behind: list[Record] = []
+        for task_id, text in await self._store.rows(task_rows.MINE):
+            view = own.pop(task_id, None)
+            if view is None or not (view.lost or view.entry.payload == text.encode()):
+                task = await self._store.get(task_id)
+                behind += [] if task is None else [task.record]
+        self._expired |= {unknown for unknown, view in own.items() if view.entry.terminal}
+        await self._put_again(behind)
+        for unknown, view in own.items():
+            if not view.entry.terminal:
+                log.warning("this node's disk does not know a task that others know of it", task=unknown)
+                await self._interrupt(view.entry)
+
+    async def serve(self, tasks: Tasks, *, task_status: trio.TaskStatus[None]) -> None:
+        """Do what the cluster wants of this node's tasks, until cancelled."""
+        for view in list(self._records.tasks(self._cluster.me)):
+            if view.lost and not view.entry.terminal:
+                await self._kill(tasks, view.entry.task)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._retire)
+            task_status.started()
+            async for order in self._orders:
+                if isinstance(order, Kill):
+                    await self._kill(tasks, order.task)
+                elif tasks.table.get(order.entry.task) is None:
+                    await self._interrupt(order.entry)
+
+    async def _kill(self, tasks: Tasks, task_id: str) -> None:
+        if tasks.table.get(task_id) is not None:
+            log.warning("ending a task that the cluster holds for lost", task=task_id)
+            await tasks.kill(task_id, BY, signal=SIGKILL, grace=None)
+
+    async def _interrupt(self, entry: Entry) -> None:
+        record = _record(entry)
+        if record is not None and not record.status.terminal:
+            now = Time(self._cluster.wall())
+            end = faulted(Interrupted("its node's disk went back to a time before it"), now)
+            await self.put(Task(to_end(record, end, now)))
+
+    async def _retire(self) -> None:
+        """Own tasks that are forgotten here go everywhere, as soon as nothing older is left."""
+        gossip = self._cluster.gossip
+        while True:
+            await trio.sleep(RETIRE_EVERY_S)
+            if not self._expired:
+                continue
+            live = self._records.hindering(self._expired)[:MOST_PUT_AGAIN]
+            await self._put_again([record for view in live if (record := _record(view.entry)) is not None])
+            gossip.do(lambda now: gossip.engine.retire(self._expired, now))
+            self._expired &= {view.entry.task for view in self._records.tasks(self._cluster.me)}
+
+
+def _payload(record: Record) -> bytes:
+    return json.dumps(to_json(record)).encode()
+
+
+def _record(entry: Entry) -> Record | None:
+    """None for one that only a newer Mill can read: it is passed on as it is."""
+    try:
+        return from_json(Record, json.loads(entry.payload))
+    except (ExceptionGroup, ValueError, LookupError, TypeError, AttributeError) as error:
+        log.warning("another node's record cannot be read", task=entry.task, why=repr(error))
+        return None
