@@ -203,6 +203,16 @@ async def test_a_task_that_has_not_been_heard_of_is_asked_for_before_404(
     assert problem(await api.get("/v1/tasks/new-0001")) == (404, "not-found", None)
 
 
+async def test_an_end_that_the_owner_tells_is_not_answered_by_an_older_word(
+    two: Two, api: httpx.AsyncClient
+) -> None:
+    """The record comes here between the question and the answer, as it was before."""
+    two.there.own(task("quick-0001", status=Status.STOPPED, reason=Reason.EXIT))
+    two.here.fake.tasks.add(task("quick-0001"))
+    for query in ("", "?wait=terminal"):
+        assert (await api.get(f"/v1/tasks/quick-0001{query}")).json()["status"] == "stopped"
+
+
 async def test_a_lone_node_asks_nobody_and_reads_nothing_twice(two: Two, api: httpx.AsyncClient) -> None:
     del two.members.members[two.there.id]
     assert problem(await api.get("/v1/tasks/nobody-0001")) == (404, "not-found", None)
