@@ -3,6 +3,7 @@
 The first node founds the cluster; the others join by whichever is said, and have no token but the first one's.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,8 @@ from tests.world import Host, hosts
 
 SUBNET = "10.250.40"
 WITHIN_S = 30.0
+SLEEP = f"sleep {70_000 + os.getpid() % 10_000}"
+"""A task that does nothing, and is told from those of other runs on this machine."""
 
 
 @attrs.define
@@ -74,7 +77,7 @@ class Placed:
         found: list[dict[str, Any]] = self.host.do(self.node.records)
         return found
 
-    def spawn(self, script: str = "sleep 1000", **fields: Any) -> str:
+    def spawn(self, script: str = SLEEP, **fields: Any) -> str:
         body = {
             "image": "busybox", "cpu": 0.05, "memory": "16M", "grace": 0.2, "args": ["sh", "-c", script], **fields
         }  # fmt: skip
@@ -82,7 +85,7 @@ class Placed:
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 
-    def running(self, script: str = "sleep 1000", **fields: Any) -> str:
+    def running(self, script: str = SLEEP, **fields: Any) -> str:
         task_id = self.spawn(script, **fields)
         record = self.get(f"/v1/tasks/{task_id}", wait="running", timeout=20)
         assert record["status"] == "running", record
