@@ -12,7 +12,7 @@ import pytest
 
 from tests import leaks
 from tests.node import ROOT, TERMINAL
-from tests.scenarios.fleet import Placed, everywhere, fleet, make
+from tests.scenarios.fleet import SLEEP, Placed, everywhere, fleet, make
 from tests.scenarios.mesh import SERVE, fetch, said
 
 Fleet = list[Placed]
@@ -240,4 +240,4 @@ def test_a_drained_node_that_is_stopped_has_left_and_may_come_back(three: Fleet)
 def running_containers(one: Placed) -> list[str]:
     """Init processes of tasks below the node's containerd."""
     found = leaks.processes(one.node.site())
-    return [line for _, line in found if "sleep 1000" in line]
+    return [line for _, line in found if SLEEP in line]
