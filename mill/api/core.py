@@ -184,9 +184,16 @@ class Fleet(Protocol):
         """Where the task is; None: here, or nowhere that anybody knows."""
 
     def open(
-        self, node: str, method: str, path: str, *, headers: Mapping[str, str], timeout_s: float
+        self,
+        node: str,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes | AsyncIterator[bytes] = b"",
+        timeout_s: float | None,
     ) -> AbstractAsyncContextManager[PeerAnswer]:
-        """Ask *node*. `Unavailable` in one line that names it, and since when it is silent."""
+        """Ask *node*; *timeout_s* up to the head of the answer. `Unavailable` in one line that names it, and since when it is silent."""
 
 
 class Placement(Protocol):

@@ -1,4 +1,4 @@
-"""Calls about a task of another node: passed on to the node that owns it, and its answer streamed straight back.
+"""Calls about a task of another node, or an image there: passed on to that node, and its answer streamed straight back.
 
 Nothing of an answer is kept here: who follows a log elsewhere gets each piece as it comes, and who goes away ends the follow
 there too. The owner's side is the same route, served to nodes alone (`peer`), which passes nothing on: no call goes round
@@ -6,30 +6,34 @@ in circles. Used by the routes.
 """
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import wraps
 from urllib.parse import quote
+from uuid import UUID
 
 from quart import Response, request
 
 from mill.api import problems
 from mill.api.core import Core, Elsewhere, Fleet, PeerAnswer
-from mill.api.request import caller, reach
+from mill.api.request import body_chunks, caller, reach
 from mill.config import LONG_POLL_S
-from mill.errors import MillError
+from mill.errors import Conflict, MillError, NotFound
 
 CALLER, SCOPE = "Mill-Caller", "Mill-Scope"
 """Who asked, and what the token reaches: a node says so to a node. From anybody else they mean nothing."""
 ANSWER_S = 10.0
 """For the head of an answer, beyond what the caller wishes to wait."""
 
-_PASSED_ON = ("accept", "last-event-id")
+_PASSED_ON = ("accept", "content-type", "last-event-id")
 _PASSED_BACK = ("content-type", "retry-after", "cache-control", "allow")
 TEXT, NDJSON, SSE = "text/plain", "application/x-ndjson", "text/event-stream"
 _STREAMS = (TEXT, NDJSON, SSE)
 
+NODE = "node"
+
 View = Callable[[str], Awaitable[Response]]
+AnyView = Callable[..., Awaitable[Response]]
 
 
 def at_owner(core: Core) -> Callable[[View], View]:
@@ -53,13 +57,47 @@ async def elsewhere(core: Core, task_id: str) -> Elsewhere | None:
     return None if core.fleet is None else await core.fleet.elsewhere(task_id)
 
 
-async def forward(fleet: Fleet, node: str, *, wait_s: float = LONG_POLL_S) -> Response:
+def at_node(core: Core, *, most_bytes: int = 0) -> Callable[[AnyView], AnyView]:
+    """Below `needs`: ``?node=`` names the node that is meant; up to *most_bytes* of a body go along as they come."""
+
+    def decorate(view: AnyView) -> AnyView:
+        @wraps(view)
+        async def routed(**path: str) -> Response:
+            node = node_named(core, request.args.get(NODE))
+            if node is None or core.fleet is None:
+                return await view(**path)
+            content = body_chunks(most_bytes) if most_bytes else b""
+            return await forward(core.fleet, node, content=content, wait_s=None)
+
+        return routed
+
+    return decorate
+
+
+def node_named(core: Core, name: str | None) -> str | None:
+    """The id of another node; None for this one, which is also meant where none is named. `NotFound`; `Conflict` if several are called so."""
+    found = [] if name is None else [view for view in core.nodes.all() if name in {view.id, view.name}]
+    if name is not None and not found:
+        raise NotFound(f"no node {name[:80]!r} is known here: 'mill nodes' lists them")
+    if len(found) > 1:
+        raise Conflict(f"{len(found)} nodes have the name {name}: say which by its id")
+    return None if not found or found[0].me else UUID(found[0].id).hex
+
+
+async def forward(
+    fleet: Fleet,
+    node: str,
+    *,
+    content: bytes | AsyncIterator[bytes] = b"",
+    wait_s: float | None = LONG_POLL_S,
+) -> Response:
     """The request under way, asked of *node*. `Unavailable` in one line when there is no answer."""
     headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
     headers |= {CALLER: quote(caller(), safe=""), SCOPE: str(reach())}
     path = request.scope["raw_path"].decode("ascii") + (f"?{query}" if (query := _query()) else "")
     async with AsyncExitStack() as stack:
-        asked = fleet.open(node, request.method, path, headers=headers, timeout_s=wait_s + ANSWER_S)
+        timeout_s = None if wait_s is None else wait_s + ANSWER_S
+        asked = fleet.open(node, request.method, path, headers=headers, content=content, timeout_s=timeout_s)
         answer = await stack.enter_async_context(asked)
         kind = answer.headers.get("content-type", "").partition(";")[0]
         streams = kind in _STREAMS and "content-length" not in answer.headers
@@ -73,7 +111,9 @@ async def forward(fleet: Fleet, node: str, *, wait_s: float = LONG_POLL_S) -> Re
 
 
 def _query() -> str:
-    return str(request.scope["query_string"].decode("ascii"))
+    """Without the node that is meant, which is who gets it."""
+    parts = str(request.scope["query_string"].decode("ascii")).split("&")
+    return "&".join(part for part in parts if part.partition("=")[0] != NODE)
 
 
 class Relayed:

@@ -1,4 +1,4 @@
-"""``/v1/images``: what this node has, pulls that are watched, archives (streamed to disk first), removal."""
+"""``/v1/images``: what a node has, this one unless ``node`` names another, pulls that are watched, archives (streamed to disk first), removal."""
 
 import json
 import os
@@ -13,10 +13,11 @@ from quart import Blueprint, Response, request
 
 from mill.api.answers import json_answer, nothing
 from mill.api.core import Core
+from mill.api.forward import NODE, at_node
 from mill.api.problems import problem
 from mill.api.request import Query, body_chunks, json_body
 from mill.api.scopes import needs
-from mill.config import API_ARCHIVE_BYTES
+from mill.config import API_ARCHIVE_BYTES, API_BODY_BYTES
 from mill.containerd import reference
 from mill.convert import to_json
 from mill.errors import FieldError, MillError, NoSpace
@@ -36,14 +37,16 @@ def routes(core: Core) -> Blueprint:
 def _of_all(found: Blueprint, core: Core) -> None:
     @found.get("/v1/images")
     @needs(Scope.READ)
+    @at_node(core)
     async def listing() -> Response:
-        Query().done()
+        _query().done()
         return json_answer({"images": await core.images.list()})
 
     @found.post("/v1/images/load")
     @needs(Scope.ADMIN)
+    @at_node(core, most_bytes=API_ARCHIVE_BYTES)
     async def load() -> Response:
-        query = Query()
+        query = _query()
         name = query.text("name")
         query.done()
         request.body_timeout = None
@@ -61,8 +64,9 @@ def _of_all(found: Blueprint, core: Core) -> None:
 def _of_one(found: Blueprint, core: Core) -> None:
     @found.post("/v1/images/pull")
     @needs(Scope.SPAWN)
+    @at_node(core, most_bytes=API_BODY_BYTES)
     async def pull() -> Response:
-        Query().done()
+        _query().done()
         wanted = await json_body(PullRequest)
         try:
             reference.parse(wanted.image)
@@ -76,10 +80,18 @@ def _of_one(found: Blueprint, core: Core) -> None:
 
     @found.delete("/v1/images/<path:ref>")
     @needs(Scope.ADMIN)
+    @at_node(core)
     async def remove(ref: str) -> Response:
-        Query().done()
+        _query().done()
         await core.images.remove(ref)
         return nothing()
+
+
+def _query() -> Query:
+    """The node was looked at already."""
+    query = Query()
+    query.text(NODE)
+    return query
 
 
 async def _told(pull: AsyncGenerator[PullProgress | Image, None], kind: str) -> AsyncIterator[bytes]:

@@ -81,9 +81,11 @@ def _of_one(found: Blueprint, core: Core) -> None:
                 raise FieldError("wait", f"{condition!r} is none of {', '.join(CONDITIONS)}")
             untimed()
         found = await elsewhere(core, task_id)
-        if core.fleet and found and not (found.record and found.record.status.terminal):
+        if found is not None and found.record is not None and found.record.status.terminal:
+            return json_answer(marked(core, found.record))  # what has come here otherwise may be older
+        if found is not None and core.fleet is not None:
             return await _from_owner(core, core.fleet, found, condition, timeout_s)
-        if condition is None or found is not None:
+        if condition is None:
             return json_answer(marked(core, await core.tasks.get(task_id)))
         most_s = LONG_POLL_S if timeout_s is None else min(timeout_s, LONG_POLL_S)
         return json_answer(await core.tasks.wait(task_id, condition, most_s))

@@ -45,10 +45,13 @@ RM_HELP = """Remove images that no task uses, and what only they kept on the dis
     mill images rm busybox registry.example.com/coop:claude
     """
 
-GROUP_HELP = """List, pull, load and remove images of the node's store; without a command, list them.
+GROUP_HELP = """List, pull, load and remove images of a node's store, the asked one's unless --node names another; without a command, list them.
 
     What a task needs is pulled when it starts.
     """
+
+
+_on_node = click.option("--node", help="On this node.", shell_complete=complete.nodes)
 
 
 @click.group(help=GROUP_HELP, invoke_without_command=True)
@@ -56,15 +59,16 @@ GROUP_HELP = """List, pull, load and remove images of the node's store; without 
 @click.pass_context
 def images(ctx: click.Context, *, as_json: bool) -> None:
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_images, as_json=as_json)
+        ctx.invoke(list_images, as_json=as_json, node=None)
 
 
 @images.command("ls", help="List images.")
+@_on_node
 @click.option("--json", "as_json", is_flag=True, help="Print the API's answer.")
 @click.pass_obj
-def list_images(now: Callable[[], float], *, as_json: bool) -> None:
+def list_images(now: Callable[[], float], *, as_json: bool, node: str | None) -> None:
     async def show(mill: Client) -> None:
-        answer = await mill.ask(calls.images())
+        answer = await mill.ask(calls.images(node))
         if as_json:
             show_json(answer)
             return
@@ -77,14 +81,15 @@ def list_images(now: Callable[[], float], *, as_json: bool) -> None:
 @images.command("load", help=LOAD_HELP)
 @click.argument("file", metavar="FILE", shell_complete=complete.files)
 @click.option("--name", metavar="REF", help="What to call the image (default: as the archive says).")
+@_on_node
 @click.option("--json", "as_json", is_flag=True, help="Print the API's answer.")
-def load_image(*, file: str, name: str | None, as_json: bool) -> None:
+def load_image(*, file: str, name: str | None, as_json: bool, node: str | None) -> None:
     with _opened(file) as archive:
         size = _size_of(archive)
 
         async def load(mill: Client) -> None:
             with _progress(size) as advance:
-                answer = await mill.ask_load(_pieces(archive, advance), name=name, size=size)
+                answer = await mill.ask_load(_pieces(archive, advance), name=name, size=size, node=node)
             if as_json:
                 show_json(answer)
                 return
@@ -104,10 +109,11 @@ def load_image(*, file: str, name: str | None, as_json: bool) -> None:
     show_default=True,
     help="With missing, an image that is there already is not asked for again.",
 )
+@_on_node
 @click.option("--json", "as_json", is_flag=True, help="Print what the API tells, one JSON object a line.")
-def pull_image(*, ref: str, policy: str, as_json: bool) -> None:
+def pull_image(*, ref: str, policy: str, as_json: bool, node: str | None) -> None:
     async def pull(mill: Client) -> None:
-        async with mill.pull_image(ref, pull=policy) as news:
+        async with mill.pull_image(ref, pull=policy, node=node) as news:
             await (_print_lines(news) if as_json else _show_pull(ref, news))
 
     connect.run(pull)
@@ -135,10 +141,11 @@ async def _print_lines(news: PullStream) -> None:
 
 @images.command("rm", help=RM_HELP)
 @click.argument("refs", metavar="REF...", nargs=-1, required=True)
-def remove_images(*, refs: tuple[str, ...]) -> None:
+@_on_node
+def remove_images(*, refs: tuple[str, ...], node: str | None) -> None:
     async def remove(mill: Client) -> None:
         for ref in refs:
-            await mill.remove_image(ref)
+            await mill.remove_image(ref, node=node)
             click.echo(f"removed {render.printable(ref)}")
 
     connect.run(remove)

@@ -204,25 +204,32 @@ def logs_path(task_id: str) -> str:
     return f"{_task_path(task_id)}/logs"
 
 
-def images() -> Call[list[Image]]:
-    return Call("GET", "/v1/images", _list_of("images", Image))
+def images(node: str | None = None) -> Call[list[Image]]:
+    return Call("GET", "/v1/images", _list_of("images", Image), params=_on(node))
 
 
-def load_image(name: str | None = None) -> Call[list[Image]]:
+def _on(node: str | None) -> tuple[tuple[str, str], ...]:
+    return () if node is None else (("node", node),)
+
+
+def load_image(name: str | None = None, node: str | None = None) -> Call[list[Image]]:
     """The archive's bytes are the body, which `Client.ask` streams. Unpacking a large image takes its time."""
-    params = (("name", name),) if name else ()
+    params = (*((("name", name),) if name else ()), *_on(node))
     return Call("POST", "/v1/images/load", _list_of("images", Image), params=params, thinks_s=None)
 
 
-def pull_image(ref: str, pull: str = "always") -> Call[Image]:
+def pull_image(ref: str, pull: str = "always", node: str | None = None) -> Call[Image]:
     """Answered by a stream, which `Client.pull_image` reads; its last line holds the image. Raises `FieldError`."""
     request = from_json(PullRequest, {"image": ref, "pull": pull}, strict=True)
-    return Call("POST", "/v1/images/pull", _read(Image), body=to_json(request), thinks_s=None)
+    return Call(
+        "POST", "/v1/images/pull", _read(Image), params=_on(node), body=to_json(request), thinks_s=None
+    )
 
 
-def remove_image(ref: str) -> Call[None]:
+def remove_image(ref: str, node: str | None = None) -> Call[None]:
     """Returns when what only this image kept is gone from the disk."""
-    return Call("DELETE", f"/v1/images/{_segment('ref', ref)}", lambda _: None, thinks_s=None)
+    path = f"/v1/images/{_segment('ref', ref)}"
+    return Call("DELETE", path, lambda _: None, params=_on(node), thinks_s=None)
 
 
 def templates() -> Call[list[Template]]:

@@ -254,17 +254,20 @@ class Client:
         """As `tasks`, all at once."""
         return [record async for record in self.tasks(**filters)]
 
-    async def images(self) -> list[Image]:
-        return await self.do(calls.images())
+    async def images(self, *, node: str | None = None) -> list[Image]:
+        """Of the node that is asked, as with all calls of images, or of another one, by its name or id."""
+        return await self.do(calls.images(node))
 
     async def load_image(
-        self, archive: Archive, *, name: str | None = None, size: int | None = None
+        self, archive: Archive, *, name: str | None = None, size: int | None = None, node: str | None = None
     ) -> list[Image]:
         """Loads an OCI or Docker archive, a path or its bytes in pieces; *size* is their sum where it is known."""
-        call = calls.load_image(name)
-        return self.decode(call, await self.ask_load(archive, name=name, size=size))
+        call = calls.load_image(name, node)
+        return self.decode(call, await self.ask_load(archive, name=name, size=size, node=node))
 
-    async def ask_load(self, archive: Archive, *, name: str | None = None, size: int | None = None) -> Any:
+    async def ask_load(
+        self, archive: Archive, *, name: str | None = None, size: int | None = None, node: str | None = None
+    ) -> Any:
         """As `load_image`, the JSON as it came."""
         if isinstance(archive, str | os.PathLike):
             path = Path(archive)
@@ -275,21 +278,21 @@ class Client:
         headers = {"content-type": "application/x-tar"}
         if size is not None:
             headers["content-length"] = str(size)
-        return await self._connection.ask(calls.load_image(name), content=content, headers=headers)
+        return await self._connection.ask(calls.load_image(name, node), content=content, headers=headers)
 
-    def pull_image(self, ref: str, *, pull: str = "always") -> PullStream:
+    def pull_image(self, ref: str, *, pull: str = "always", node: str | None = None) -> PullStream:
         """Pulls ahead of any task, told as it goes: an async iterator of `PullProgress`, and of the `Image` last.
 
         With *pull* ``missing`` an image that is there is not asked for again. Raises as `PullStream` is read: `FieldError`,
         or a `ProblemError` that says why it could not be pulled.
         """
-        stream = PullStream(self._connection, calls.pull_image(ref, pull), self._streams.discard)
+        stream = PullStream(self._connection, calls.pull_image(ref, pull, node), self._streams.discard)
         self._streams.add(stream)
         return stream
 
-    async def remove_image(self, ref: str) -> None:
+    async def remove_image(self, ref: str, *, node: str | None = None) -> None:
         """`Conflict` while a task uses it, `NotFound`."""
-        await self.do(calls.remove_image(ref))
+        await self.do(calls.remove_image(ref, node))
 
     async def templates(self) -> list[Template]:
         return await self.do(calls.templates())

@@ -118,17 +118,26 @@ class Fleet:
 
     @asynccontextmanager
     async def open(
-        self, node: str, method: str, path: str, *, headers: Mapping[str, str], timeout_s: float
+        self,
+        node: str,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes | AsyncIterator[bytes] = b"",
+        timeout_s: float | None,
     ) -> AsyncIterator[Answer]:
         if (why := self._silence(NodeId(node))) is not None:
             raise Unavailable(why)
         try:
-            asked = self._peers.open(NodeId(node), method, path, headers=headers, timeout_s=timeout_s)
+            asked = self._peers.open(
+                NodeId(node), method, path, headers=headers, content=content, timeout_s=timeout_s
+            )
             async with asked as answer:
                 yield answer
         except Unreachable as error:
             name = self.name_of(NodeId(node))
-            raise Unavailable(f"node {name}, which has this task, is unreachable: {error}") from None
+            raise Unavailable(f"node {name} is unreachable: {error}") from None
 
     def name_of(self, node: NodeId) -> str:
         member = self._cluster.members.get(node)
@@ -138,7 +147,7 @@ class Fleet:
         """Why *node* need not be asked."""
         member = self._cluster.members.get(node)
         if member is None:
-            return f"node {node[:8]}, which has this task, is not of the cluster any more"
+            return f"node {node[:8]} is not of the cluster any more"
         if member.state.reachable:
             return None
         told = {
@@ -146,7 +155,7 @@ class Fleet:
             MemberState.LEFT: "has left the cluster",
         }.get(member.state, "does not answer")
         since = max(0.0, self._now() - member.since)
-        return f"node {member.peer.name}, which has this task, {told}, since {since:.0f} s"
+        return f"node {member.peer.name} {told}, since {since:.0f} s"
 
 
 def node_of(record: Record) -> NodeId:

@@ -53,6 +53,7 @@ class Replicated:
         self._cluster = cluster
         self._records = cluster.engine.records
         self._expired: set[str] = set()
+        self._behind: list[str] = []
         self._lost_at: dict[Verdict, float] = {}
         for owner, at in cluster.gossip.condemned.items():
             self._lost_at |= dict.fromkeys(self._records.verdicts_on(owner), at)
@@ -181,20 +182,28 @@ class Replicated:
     # -- the start, and what has to be done from time to time -------------------------------------------------------
 
     async def catch_up(self) -> None:
-        """Own rows that the log does not know, or not so: from before there was a cluster, or from a time without it."""
+        """Own rows that the log does not know, or not so: from before there was a cluster, or from a time without it. Live tasks
+        are put into it at once, ended ones, of which there may be many, by `serve`.
+        """
         own = {view.entry.task: view for view in self._records.tasks(self._cluster.me)}
-        behind: list[Record] = []
         for task_id, text in await self._store.rows(task_rows.MINE):
             view = own.pop(task_id, None)
             if view is None or not (view.lost or view.entry.payload == text.encode()):
-                task = await self._store.get(task_id)
-                behind += [] if task is None else [task.record]
+                self._behind.append(task_id)
+        live = await self._store.ids(live=True)
+        await self._put_rows([task_id for task_id in self._behind if task_id in live])
+        self._behind = [task_id for task_id in self._behind if task_id not in live]
         self._expired |= {unknown for unknown, view in own.items() if view.entry.terminal}
-        await self._put_again(behind)
         for unknown, view in own.items():
             if not view.entry.terminal:
                 log.warning("this node's disk does not know a task that others know of it", task=unknown)
                 await self._interrupt(view.entry)
+
+    async def _put_rows(self, ids: list[str]) -> None:
+        """Those that are still as they were: what has changed since is in the log already."""
+        for first in range(0, len(ids), MOST_AT_ONCE):
+            found = [await self._store.get(task_id) for task_id in ids[first : first + MOST_AT_ONCE]]
+            await self._put_again([task.record for task in found if task is not None])
 
     async def serve(self, tasks: Tasks, *, task_status: trio.TaskStatus[None]) -> None:
         """Do what the cluster wants of this node's tasks, until cancelled."""
@@ -203,6 +212,7 @@ class Replicated:
                 await self._kill(tasks, view.entry.task)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._retire)
+            nursery.start_soon(self._put_rows, self._behind)
             task_status.started()
             async for order in self._orders:
                 if isinstance(order, Kill):

@@ -230,9 +230,10 @@ VIEW = NodeView(
 @attrs.define
 class FakeNodes:
     view: NodeView
+    others: list[NodeView] = attrs.field(factory=list)
 
     def all(self) -> list[NodeView]:
-        return [self.view]
+        return [self.view, *self.others]
 
     async def drain(self, node: str) -> NodeView:
         return await self._set(node, NodeState.DRAINING)

@@ -108,6 +108,7 @@ def test_every_call_but_the_liveness_names_the_token_and_the_problem() -> None:
 SAMPLES = {
     "tail": "1", "limit": "1", "follow": "0", "all": "1", "usage": "1", "timestamps": "1", "stream": "stdout", "cursor": "0-0",
     "since": "1m", "until": "1m", "status": "running", "label": "a=b", "wait": "running", "timeout": "0", "grace": "1s", "signal": "TERM",
+    "node": "node-1",
 }  # fmt: skip
 
 
@@ -118,7 +119,7 @@ async def test_every_query_parameter_is_understood_and_no_other_is(
     fake.tasks.figures[RUNNING.id] = STATS
     for path, method, call in operations():
         url = path.replace("{id}", RUNNING.id).replace("{name}", "one")
-        body = {"POST": b"{}", "PUT": b"{}"}.get(method)
+        body = {"POST": b'{"image": "busybox"}', "PUT": b"{}"}.get(method)
         for parameter in call.get("parameters", ()):
             if parameter["in"] == "query" and parameter["name"] != "after":
                 name = parameter["name"]

@@ -3,7 +3,9 @@
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from uuid import UUID
 
+import attrs
 import httpx
 import pytest
 import trio
@@ -13,7 +15,7 @@ from mill.cluster.values import MemberState
 from mill.logs.frames import LogChunk, LogRequest
 from mill.model import Duration, Reason, Status
 from tests.api.conftest import problem, until
-from tests.api.fakes import NOW, STATS
+from tests.api.fakes import BUSYBOX, NOW, STATS, VIEW
 from tests.daemon import fleets
 from tests.daemon.fleets import Two, task
 
@@ -166,7 +168,7 @@ async def test_an_owner_that_is_down_is_named_with_since_when_and_its_last_recor
     for method, path in (("GET", "/logs"), ("GET", "/stats"), ("DELETE", "")):
         answer = await api.request(method, f"/v1/tasks/busy-0001{path}")
         assert problem(answer) == (503, "unavailable", None)
-        assert "node node-2, which has this task, does not answer, since 12 s" in answer.json()["detail"]
+        assert "node node-2 does not answer, since 12 s" in answer.json()["detail"]
         assert answer.headers["retry-after"] == "1"
     for query in ("", "?wait=terminal&timeout=3"):
         said = (await api.get(f"/v1/tasks/busy-0001{query}")).json()
@@ -179,7 +181,7 @@ async def test_an_owner_whose_port_is_closed_is_named_at_once(two: Two, api: htt
     with trio.fail_after(2):
         answer = await api.delete("/v1/tasks/busy-0001")
     assert problem(answer)[0] == 503
-    assert "node node-2, which has this task, is unreachable" in answer.json()["detail"]
+    assert "node node-2 is unreachable" in answer.json()["detail"]
     assert (await api.get("/v1/tasks/busy-0001")).json()["partial"] is True
 
 
@@ -201,6 +203,16 @@ async def test_a_task_that_has_not_been_heard_of_is_asked_for_before_404(
     assert problem(await api.get("/v1/tasks/new-0001")) == (404, "not-found", None)
 
 
+async def test_an_end_that_the_owner_tells_is_not_answered_by_an_older_word(
+    two: Two, api: httpx.AsyncClient
+) -> None:
+    """The record comes here between the question and the answer, as it was before."""
+    two.there.own(task("quick-0001", status=Status.STOPPED, reason=Reason.EXIT))
+    two.here.fake.tasks.add(task("quick-0001"))
+    for query in ("", "?wait=terminal"):
+        assert (await api.get(f"/v1/tasks/quick-0001{query}")).json()["status"] == "stopped"
+
+
 async def test_a_lone_node_asks_nobody_and_reads_nothing_twice(two: Two, api: httpx.AsyncClient) -> None:
     del two.members.members[two.there.id]
     assert problem(await api.get("/v1/tasks/nobody-0001")) == (404, "not-found", None)
@@ -217,6 +229,35 @@ async def test_without_a_majority_answers_say_so(two: Two, api: httpx.AsyncClien
     assert "partial" not in (await api.get(path)).json()
     two.members.partial = True
     assert (await api.get(path)).json()["partial"] is True
+
+
+# -- images of another node -------------------------------------------------------------------------------------------
+
+
+async def test_images_are_of_the_node_that_is_named(two: Two, api: httpx.AsyncClient) -> None:
+    own, other = (
+        two.here.fake.nodes.view,
+        attrs.evolve(VIEW, id=str(UUID(two.there.id)), name="node-2", me=False),
+    )
+    two.here.fake.nodes.others = [other]
+    there, here = two.there.fake.images, two.here.fake.images
+    for name in (other.name, other.id):
+        assert (await api.get(f"/v1/images?node={name}")).json()["images"][0]["ref"] == BUSYBOX.ref
+        archive = b"oci" * 500_000
+        loaded = await api.post(f"/v1/images/load?node={name}&name=x", content=archive)
+        assert loaded.status_code == 200, loaded.text
+        assert there.loaded.pop() == (archive, "x")
+        assert (await api.delete(f"/v1/images/busybox?node={name}")).status_code == 204
+    there.go_on.set()
+    pulled = await api.post("/v1/images/pull?node=node-2", json={"image": "busybox"})
+    assert json.loads(pulled.text.splitlines()[-1])["image"]["ref"] == BUSYBOX.ref
+    assert not here.asked
+    assert not here.loaded
+    assert problem(await api.get("/v1/images?node=nobody")) == (404, "not-found", None)
+    await api.delete(f"/v1/images/busybox?node={own.name}")
+    assert here.asked == ["busybox"]
+    empty = await api.post("/v1/images/load?node=node-2", content=b"")
+    assert problem(empty) == (400, "bad-field", "archive")
 
 
 # -- the port of the nodes ------------------------------------------------------------------------------------------

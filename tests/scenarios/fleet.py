@@ -3,6 +3,7 @@
 The first node founds the cluster; the others join by whichever is said, and have no token but the first one's.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ from tests.world import Host, hosts
 
 SUBNET = "10.250.40"
 WITHIN_S = 30.0
+SLEEP = f"sleep {70_000 + os.getpid() % 10_000}"
+"""A task that does nothing, and is told from those of other runs on this machine."""
 
 
 @attrs.define
@@ -78,7 +81,7 @@ class Placed:
         found: list[dict[str, Any]] = self.host.do(self.node.records)
         return found
 
-    def spawn(self, script: str = "sleep 1000", **fields: Any) -> str:
+    def spawn(self, script: str = SLEEP, **fields: Any) -> str:
         """On this very node: by the port where nodes ask each other for what each has."""
         body = {
             "image": "busybox", "cpu": 0.05, "memory": "16M", "grace": 0.2, "args": ["sh", "-c", script], **fields
@@ -101,7 +104,7 @@ class Placed:
         with httpx.Client(verify=channels.peer_client(), trust_env=False, timeout=30) as client:
             return client.send(asked)
 
-    def running(self, script: str = "sleep 1000", **fields: Any) -> str:
+    def running(self, script: str = SLEEP, **fields: Any) -> str:
         task_id = self.spawn(script, **fields)
         record = self.get(f"/v1/tasks/{task_id}", wait="running", timeout=20)
         assert record["status"] == "running", record

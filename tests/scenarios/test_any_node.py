@@ -87,12 +87,12 @@ def test_tasks_spread_and_every_node_answers_for_each(three: Fleet) -> None:
 
 def test_the_command_is_the_same_on_any_node(three: Fleet) -> None:
     options = ("--image", "busybox", "--memory", "16M", "--network", "none", "--cpu", "0.05")
-    for one in three * 2:
+    for one in three:
         script = ("sh", "-c", "echo out; sleep 0.3; echo more; exit 3")
         done = one.host.do(one.node.mill, "run", "-q", *options, "--", *script, check=False)
         assert (done.returncode, done.stdout) == (3, "out\nmore\n"), done.stderr
     a, b, c = three
-    for one, watcher, killer in ((a, b, c), (b, c, a), (c, a, b)):
+    for one, watcher, killer in ((a, b, c), (c, a, b)):
         said = one.mill("spawn", *options, "--", "sh", "-c", "echo hello; sleep 1000")
         task_id = said.split()[1]
         follow = watcher.host.do(follow_of, watcher, task_id)

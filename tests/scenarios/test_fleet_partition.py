@@ -46,7 +46,7 @@ def test_who_is_cut_off_loses_what_it_had_and_keeps_what_it_begins_meanwhile(
         time.sleep(max(0.0, CUT_S - (time.monotonic() - began)))
         record = alone.get(f"/v1/tasks/{old}")
         assert record["status"] == "running", record
-        later, there = alone.running("sleep 2000"), majority[0].running()
+        later, there = alone.running("sleep 2000002"), majority[0].running()
         everywhere(majority, lambda it: it.get(f"/v1/tasks/{there}")["status"] == "running", 5)
         cut(alone, majority, "-D")
         healed = time.monotonic()
@@ -55,6 +55,7 @@ def test_who_is_cut_off_loses_what_it_had_and_keeps_what_it_begins_meanwhile(
         everywhere(three, lambda it: it.get(f"/v1/tasks/{old}")["reason"] == "node_lost", 10)
         everywhere([alone], lambda it: it.host.do(running_containers, it) == [], 10)
         killed_s = time.monotonic() - healed
+        everywhere(three, lambda it: "has told since" in it.get(f"/v1/tasks/{old}")["message"], 10)
         everywhere(
             three,
             lambda it: all(

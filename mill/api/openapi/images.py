@@ -15,6 +15,7 @@ _IMAGE = {
     "example": "docker.io/library/busybox:latest",
     "description": "an image's name, with or without its slashes quoted",
 }
+_NODE = [query_parameter("node", {**TEXT, "description": "a node's name or id; else the one that is asked"})]
 
 
 def paths() -> dict[str, Any]:
@@ -22,16 +23,17 @@ def paths() -> dict[str, Any]:
     archive = {"application/octet-stream": {"schema": {**TEXT, "format": "binary"}}}
     named = query_parameter("name", {**TEXT, "description": "for an archive that names no image"})
     return {
-        "/v1/images": {"get": call("listImages", "images", "The images of this node", images, *_FAULTS)},
+        "/v1/images": {"get": call("listImages", "images", "The images of a node", images, 404, 409, *_FAULTS,
+                                       parameters=_NODE)},
         "/v1/images/load": {
-            "post": call("loadImages", "images", "Load an archive", images, 413, 507, *_FAULTS,
+            "post": call("loadImages", "images", "Load an archive", images, 404, 409, 413, 507, *_FAULTS,
                          about="As `docker save` or an OCI layout in a tar makes it, compressed or not.",
-                         parameters=[named], body=archive, scope=Scope.ADMIN),
+                         parameters=[named, *_NODE], body=archive, scope=Scope.ADMIN),
         },
         "/v1/images/pull": {"post": _pull()},
         "/v1/images/{ref}": {
             "delete": call("removeImage", "images", "Remove an image that no task uses", {204: None}, 404, 409, *_FAULTS,
-                           parameters=[_IMAGE], scope=Scope.ADMIN),
+                           parameters=[_IMAGE, *_NODE], scope=Scope.ADMIN),
         },
     }  # fmt: skip
 
@@ -39,8 +41,8 @@ def paths() -> dict[str, Any]:
 def _pull() -> dict[str, Any]:
     news = ref("PullNews")
     return call(
-        "pullImage", "images", "Pull an image", {200: {"application/x-ndjson": lines_of(news), "text/event-stream": events_of(news)}}, 413,
+        "pullImage", "images", "Pull an image", {200: {"application/x-ndjson": lines_of(news), "text/event-stream": events_of(news)}}, 404, 409, 413, 503,
         about="By the Accept header: an object a line, or server-sent events named `progress`, `image` and `error`. The "
         "status is sent before the pull begins: what ends it is told by the last line.",
-        body=json_of(ref("PullRequest")), scope=Scope.SPAWN,
+        parameters=_NODE, body=json_of(ref("PullRequest")), scope=Scope.SPAWN,
     )  # fmt: skip
