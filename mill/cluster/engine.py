@@ -233,9 +233,9 @@ class Engine:
         """A change of a task of this node, to be committed, then to be published. `NotReady`, `Backwards`."""
         return self._replication.draft(task, phase, payload, extra)
 
-    def publish(self, entry: Entry, now: float) -> list[Outcome]:
-        """The draft is on disk: it counts, and is told to all. `Overtaken`: draft it anew."""
-        return self._do(now, lambda: self._replication.publish(entry))
+    def publish(self, entry: Entry, now: float, *, told: bool = True) -> list[Outcome]:
+        """The draft is on disk: it counts, and is *told* to all; else they find it when they compare. `Overtaken`: draft it anew."""
+        return self._do(now, lambda: self._replication.publish(entry, told=told))
 
     def retire(self, expired: Collection[str], now: float) -> list[Outcome]:
         """Forget the oldest of this node's ended tasks, as `Records.retire` says."""

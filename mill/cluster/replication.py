@@ -110,11 +110,12 @@ class Replication:
             raise NotReady("this node is still asking the others what they know of its own tasks")
         return self.records.draft(task, phase, payload, extra)
 
-    def publish(self, entry: Entry) -> None:
+    def publish(self, entry: Entry, *, told: bool = True) -> None:
         """It is on disk already, so that nothing of it is to be kept."""
         changes = self.records.publish(entry)
         self._post.emit(*[change for change in changes if isinstance(change, entries.Changed)])
-        self._tell(entry)
+        if told:
+            self._tell(entry)
 
     def retire(self, expired: Collection[str]) -> None:
         self._take(self._post.me, lambda: self.records.retire(expired))

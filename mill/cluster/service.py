@@ -128,9 +128,9 @@ class Gossip:
     def draft(self, task: str, phase: int, payload: bytes) -> Entry:
         return self.engine.draft(task, phase, payload)
 
-    def publish(self, entry: Entry) -> None:
-        """At its commit, and in the order of the drafts."""
-        self.do(lambda now: self.engine.publish(entry, now))
+    def publish(self, entry: Entry, *, told: bool = True) -> None:
+        """At its commit, and in the order of the drafts. What is not *told* others find when they compare: for thousands at once."""
+        self.do(lambda now: self.engine.publish(entry, now, told=told))
 
     def deliver(self, packet: Packet, source: Address) -> None:
         """A packet that came by stream, its speaker known for certain."""

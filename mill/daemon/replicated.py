@@ -111,13 +111,13 @@ class Replicated:
             log.warning("the cluster knows more of a task than this node", task=record.id, why=str(error))
             return None
 
-    def _publish(self, entry: Entry, overtaken: list[Entry]) -> None:
+    def _publish(self, entry: Entry, overtaken: list[Entry], *, told: bool = True) -> None:
         try:
-            self._cluster.gossip.publish(entry)
+            self._cluster.gossip.publish(entry, told=told)
         except Overtaken:
             overtaken.append(entry)
 
-    async def _put_again(self, records: list[Record]) -> None:
+    async def _put_again(self, records: list[Record], *, told: bool = True) -> None:
         """What is committed already, at a new place of the log."""
         for first in range(0, len(records), MOST_AT_ONCE):
             drafts = map(self._draft, records[first : first + MOST_AT_ONCE])
@@ -125,7 +125,7 @@ class Replicated:
 
             def publish(made: list[Entry] = made) -> None:
                 for entry in made:
-                    self._publish(entry, [])
+                    self._publish(entry, [], told=told)
 
             await self._store.keep([rows.write(entry) for entry in made], synced=False, then=publish)
 
@@ -203,7 +203,7 @@ class Replicated:
         """Those that are still as they were: what has changed since is in the log already."""
         for first in range(0, len(ids), MOST_AT_ONCE):
             found = [await self._store.get(task_id) for task_id in ids[first : first + MOST_AT_ONCE]]
-            await self._put_again([task.record for task in found if task is not None])
+            await self._put_again([task.record for task in found if task is not None], told=False)
 
     async def serve(self, tasks: Tasks, *, task_status: trio.TaskStatus[None]) -> None:
         """Do what the cluster wants of this node's tasks, until cancelled."""
