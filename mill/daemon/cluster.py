@@ -79,9 +79,21 @@ def bind(config: Config, layers: AsyncExitStack) -> Doors | None:
     kept = membership.recall(config)
     if kept is None:
         return None
-    address = Address(kept.address, config.peer_port)
+    address = Address(_listen_on(kept.address), config.peer_port)
     tcp = layers.enter_context(api_server.bind(str(address), "--peer-port"))
     return Doors(tcp, layers.enter_context(_bind_udp(address)), kept)
+
+
+def _listen_on(address: str) -> str:
+    """That address; if it is none of this host's, for a router leads from there to here, all of this host's."""
+    family, anywhere = (AF_INET6, "::") if ":" in address else (AF_INET, "0.0.0.0")
+    with Socket(family, SOCK_DGRAM) as trial:
+        try:
+            trial.bind((address, 0))
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                return anywhere
+    return address
 
 
 def _bind_udp(address: Address) -> Socket:

@@ -13,7 +13,7 @@ from shutil import which
 
 import structlog
 
-_TABLES = Path("/proc/net/ip_tables_names")
+_TABLES = Path("/proc/thread-self/net/ip_tables_names")
 _FILTER = "filter"
 TOOL = "iptables-legacy"
 _TOOL_S = 10.0

@@ -52,7 +52,9 @@ def above() -> Iterator[Resolver]:
 @pytest.fixture(scope="module")
 def named(above: Resolver) -> Iterator[Node]:
     """A node that asks the test's resolver."""
-    options = {"cpu": "64", "memory": "64G", "advertise": ADDRESS, "dns-upstream": above.said()}
+    options = {
+        "cpu": "64", "memory": "64G", "advertise": ADDRESS, "peer-port": str(free_port()), "dns-upstream": above.said(),
+    }  # fmt: skip
     node = Node(name="named", options=options)
     try:
         node.start().load_busybox()
