@@ -65,7 +65,8 @@ async def run_task(live: LiveTask, world: World, *, adopted: bool = False) -> No
         fault = error
     await live.stored()
     end = await life.finish(fault)
-    await live.advance(lambda record: to_end(record, end, world.clock.now()))
+    told = Deadline(world.clock.boot_id, world.clock.boottime())
+    await live.advance(lambda record: to_end(record, end, world.clock.now()), ended=told)
     log.info("task ended", task=live.id, status=end.status, reason=end.reason, why=end.message)
 
 
@@ -197,13 +198,10 @@ class _Life:
             stored = attrs.evolve(
                 end, finished=end.finished if end.finished is not None else self.world.clock.now()
             )
-            await self._store_end(stored)
+            await self.live.commit(
+                lambda task: attrs.evolve(task, owned=attrs.evolve(task.owned, ending=stored))
+            )
             end = stored
-        elif (
-            self.live.task.owned.ended is None
-            or self.live.task.owned.ended.boot_id != self.world.clock.boot_id
-        ):
-            await self._store_end(end)  # nobody was told before the reboot: its retention begins now
         if self.container is not None:
             await self.container.delete()
         elif self.status is not Status.PULLING:
@@ -214,13 +212,6 @@ class _Life:
             self.world.logs.drain, "the end of a task's output cannot be stored yet; holding it"
         )
         return end
-
-    async def _store_end(self, end: Ended) -> None:
-        """What is known of the end, and since when; the record tells it once all is cleaned up."""
-        ended = Deadline(self.world.clock.boot_id, self.world.clock.boottime())
-        await self.live.commit(
-            lambda task: attrs.evolve(task, owned=attrs.evolve(task.owned, ending=end, ended=ended))
-        )
 
     async def _patient(self, call: Callable[[str], Awaitable[T]], complaint: str) -> T:
         """*call* for this task until the host has room for it: no byte is lost, since its pipes keep them."""
@@ -238,11 +229,7 @@ class _Life:
         """How it ended, after making it end."""
         kill, now = self.live.kill, self.world.clock.now()
         if self.container is None:
-            if (
-                kill is not None
-                and self.status is not Status.RUNNING
-                and not isinstance(fault, PullError | StartError)
-            ):
+            if kill is not None and fault is None and self.status is not Status.RUNNING:
                 return killed_before_start(kill, now)
             return faulted(fault or Interrupted("the container is gone from the runtime"), now)
         spec = self.live.task.record.spec

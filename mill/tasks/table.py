@@ -133,11 +133,17 @@ class LiveTask:
             await self._commit_once(lambda task: task)
         recorded.set()
 
-    async def advance(self, move: Callable[[Record], Record], deadline: Deadline | None = None) -> None:
+    async def advance(
+        self,
+        move: Callable[[Record], Record],
+        deadline: Deadline | None = None,
+        ended: Deadline | None = None,
+    ) -> None:
         """Move the record through `states`, with the marks there are; returns after the commit."""
 
         def change(task: Task) -> Task:
             owned = task.owned if deadline is None else attrs.evolve(task.owned, deadline=deadline)
+            owned = owned if ended is None else attrs.evolve(owned, ended=ended)
             record = move(task.record)
             return Task(attrs.evolve(record, times=self.marks.onto(record.times)), owned)
 
