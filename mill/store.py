@@ -19,6 +19,7 @@ import structlog
 import trio
 
 from mill.cluster import rows as cluster
+from mill.cluster.rows import Statement
 from mill.convert import format_time, from_json, parse_time, to_json
 from mill.errors import Conflict, MillError, NoSpace, SetupError, Unavailable
 from mill.model import Draft, Record, Status, Task, Template, TokenView
@@ -42,10 +43,6 @@ _HOW_TO_MEND = (
 )
 _UNFIT = (UnicodeEncodeError, OverflowError)
 """What the driver raises for a value that SQLite cannot hold: lone surrogates, integers beyond 64 bits."""
-
-
-Statement = tuple[str, Sequence[Any]]
-"""SQL and its parameters."""
 
 
 @attrs.define
@@ -299,10 +296,9 @@ def _commit(connection: sqlite3.Connection, batch: list[_Job]) -> None:
         connection.execute("BEGIN IMMEDIATE")
         for job in batch:
             try:
-                for sql, params in job.statements:
-                    connection.execute(sql, params)
+                _execute(connection, job.statements)
             except (sqlite3.IntegrityError, *_UNFIT) as error:
-                job.error = error  # that write alone is undone: its first statement is the one that can fail
+                job.error = error  # that write alone is undone; the others are none the worse
         head = _head(connection)
         connection.execute("COMMIT")
     except sqlite3.Error as error:
@@ -312,6 +308,23 @@ def _commit(connection: sqlite3.Connection, batch: list[_Job]) -> None:
         for job in batch:
             job.error = error
     batch[0].token.run_sync_soon(_tell, batch, head)
+
+
+def _execute(connection: sqlite3.Connection, statements: Sequence[Statement]) -> None:
+    """All of one write, or nothing of it; a statement alone SQLite undoes by itself."""
+    if len(statements) == 1:
+        connection.execute(*statements[0])
+        return
+    connection.execute("SAVEPOINT write")
+    try:
+        for statement in statements:
+            connection.execute(*statement)
+    except (sqlite3.IntegrityError, *_UNFIT):
+        connection.execute("ROLLBACK TO write")
+        raise
+    finally:
+        if connection.in_transaction:  # a full disk has ended it
+            connection.execute("RELEASE write")
 
 
 def _tell(batch: list[_Job], head: int) -> None:

@@ -5,11 +5,13 @@ import sqlite3
 from functools import partial
 from pathlib import Path
 
+import pytest
 import trio
 
+from mill.cluster.rows import Statement
 from mill.convert import to_json
+from mill.errors import MillError
 from mill.model import Status
-from mill.store import Statement
 from mill.tasks import rows
 from mill.tasks.filter import Filter
 from tests.test_store import opened, task
@@ -67,3 +69,16 @@ async def test_a_commit_is_told_in_the_order_of_the_writes(tmp_path: Path) -> No
         for number in range(50):
             nursery.start_soon(write, number)
     assert told == asked
+
+
+@pytest.mark.parametrize("broken", ["\ud800", 2**63])
+async def test_a_write_of_several_statements_is_all_or_nothing(tmp_path: Path, broken: object) -> None:
+    put = "INSERT OR REPLACE INTO facts VALUES (?, ?)"
+    async with opened(tmp_path / "mill.db") as store:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.put_fact, "beside", "kept")
+            with pytest.raises(MillError):
+                await store.keep([(put, ("first", "lost")), (put, ("second", broken))], synced=True)
+        await store.keep([(put, ("third", "kept")), (put, ("fourth", "kept"))], synced=True)
+        found = {name: await store.fact(name) for name in ("beside", "first", "second", "third", "fourth")}
+    assert found == {"beside": "kept", "first": None, "second": None, "third": "kept", "fourth": "kept"}

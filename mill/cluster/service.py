@@ -10,6 +10,7 @@ kept is tried again while the node goes on; should it die meanwhile, it is one w
 
 import errno
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from ipaddress import ip_address
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from mill.cluster.engine import Engine, Tuning
 from mill.cluster.entries import Entry
 from mill.cluster.messages import Packet
 from mill.cluster.outcomes import KeepEpoch, KeepLog, KeepSettings, Outcome, Ready
+from mill.cluster.rows import Statement
 from mill.cluster.values import Address, Choice, NodeId, Peer
 from mill.cluster.wire import BadPacket, decode, encode
 from mill.errors import MillError
@@ -44,7 +46,6 @@ RESOLVE_EVERY_S = 10.0
 
 log = structlog.get_logger()
 
-Statement = tuple[str, Sequence[Any]]
 KEPT = (KeepEpoch, KeepLog, KeepSettings, Persist, Changed)
 
 
@@ -293,7 +294,7 @@ class Gossip:
         while True:
             found = await _resolved(seeds, told)
             if found:
-                self.do(lambda now, found=found: self.engine.start(found, now))  # type: ignore[misc]
+                self.do(partial(self.engine.start, found))
             if len(found) == len(seeds):
                 return
             await trio.sleep(RESOLVE_EVERY_S)

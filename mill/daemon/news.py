@@ -10,7 +10,7 @@ import trio
 from mill.cluster import effects, entries
 from mill.cluster.engine import Engine
 from mill.cluster.outcomes import Led, Outcome
-from mill.cluster.service import Statement
+from mill.cluster.rows import Statement
 from mill.cluster.values import Address, Member, MemberState, NodeId
 from mill.cluster.verdicts import Held
 

@@ -19,12 +19,13 @@ from mill.cluster.entries import ENDED, PULLING, RUNNING, STARTING, Entry, Verdi
 from mill.cluster.outcomes import Kill, Surfaced
 from mill.cluster.records import Backwards, Overtaken
 from mill.cluster.replication import NotReady
+from mill.cluster.rows import Statement
 from mill.convert import from_json, parse_time, to_json
 from mill.daemon.cluster import Cluster
 from mill.daemon.others import Others
 from mill.errors import Interrupted, Unavailable
 from mill.model import Record, Status, Task, Time
-from mill.store import Statement, Store
+from mill.store import Store
 from mill.tasks import rows as task_rows
 from mill.tasks.lifecycle import SIGKILL
 from mill.tasks.lost import as_lost

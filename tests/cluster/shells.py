@@ -13,7 +13,8 @@ import trio
 from mill.cluster import entries, rows, service
 from mill.cluster.engine import Engine
 from mill.cluster.outcomes import Outcome
-from mill.cluster.service import Gossip, Setup, Statement
+from mill.cluster.rows import Statement
+from mill.cluster.service import Gossip, Setup
 from mill.cluster.values import Address, MemberState, NodeId
 from mill.cluster.voters import FOUNDER
 from mill.cluster.wire import decode
