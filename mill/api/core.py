@@ -122,6 +122,9 @@ class NodeService(Protocol):
 
     def all(self) -> list[NodeView]: ...
 
+    def find(self, node: str) -> NodeView:
+        """By its id, with hyphens or without, or its name; `NotFound`, and `Conflict` for a name that several have."""
+
     async def drain(self, node: str) -> NodeView:
         """`NotFound` when it is neither an id nor a name of a node."""
 

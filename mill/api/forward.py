@@ -18,7 +18,7 @@ from mill.api import problems
 from mill.api.core import Core, Elsewhere, Fleet, PeerAnswer
 from mill.api.request import body_chunks, caller, reach
 from mill.config import LONG_POLL_S
-from mill.errors import Conflict, MillError, NotFound
+from mill.errors import MillError
 
 CALLER, SCOPE = "Mill-Caller", "Mill-Scope"
 """Who asked, and what the token reaches: a node says so to a node. From anybody else they mean nothing."""
@@ -75,13 +75,9 @@ def at_node(core: Core, *, most_bytes: int = 0) -> Callable[[AnyView], AnyView]:
 
 
 def node_named(core: Core, name: str | None) -> str | None:
-    """The id of another node; None for this one, which is also meant where none is named. `NotFound`; `Conflict` if several are called so."""
-    found = [] if name is None else [view for view in core.nodes.all() if name in {view.id, view.name}]
-    if name is not None and not found:
-        raise NotFound(f"no node {name[:80]!r} is known here: 'mill nodes' lists them")
-    if len(found) > 1:
-        raise Conflict(f"{len(found)} nodes have the name {name}: say which by its id")
-    return None if not found or found[0].me else UUID(found[0].id).hex
+    """The id of another node; None for this one, which is also meant where none is named. As `NodeService.find`."""
+    found = None if name is None else core.nodes.find(name)
+    return None if found is None or found.me else UUID(found.id).hex
 
 
 async def forward(

@@ -164,6 +164,20 @@ class Cluster:
                 await wake.receive()
         self.news.on[KeepSettings].remove(changed.send_nowait)
 
+    def say(self, name: str, value: str | None) -> None:
+        """To all other nodes, of this one: None takes it back; what it says already is no news."""
+        said = self.engine.members[self.me].meta
+        meta = {**said, name: value or ""}
+        if value is None:
+            del meta[name]
+        if meta != said:
+            self.gossip.do(lambda now: self.engine.say(meta, now))
+
+    async def set(self, key: str, value: bytes | None) -> None:
+        """A setting of the cluster's, or none any more. Returns once it is on this node's disk, or waits there for room."""
+        self.gossip.do(lambda now: self.engine.set(key, value, self.wall(), now))
+        await self.gossip.settled()
+
     def go(self, *, for_good: bool) -> None:
         """Tell the others, before the end."""
         if for_good:

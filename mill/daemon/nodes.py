@@ -5,6 +5,7 @@ tasks in again, `undrain` does. A node says to all others whether it is being dr
 """
 
 import json
+import math
 from http import HTTPStatus
 from pathlib import Path
 from uuid import UUID
@@ -79,6 +80,11 @@ class Nodes:
         others = [self._other(member) for member in self._members() if member.id != self._cluster.me]
         return [self.mine, *sorted(others, key=lambda view: (view.name, view.id))]
 
+    def find(self, node: str) -> NodeView:
+        """By id, with hyphens or without, or by name; `NotFound`, and `Conflict` for a name that several have."""
+        member = self._find(node)
+        return self.mine if member is None else self._other(member)
+
     async def drain(self, node: str) -> NodeView:
         """Let no new task in. *node* is an id or a name; `NotFound`."""
         return await self._set(node, draining=True)
@@ -88,9 +94,8 @@ class Nodes:
 
     async def forget(self, node: str) -> NodeView:
         """It will not come back: its tasks are lost, and it counts no more in what is a majority. `NotFound`; `Conflict` while it answers."""
-        found = self._find(node)
-        cluster = self._cluster
-        if cluster is None or found.id == cluster.me:
+        found, cluster = self._find(node), self._cluster
+        if cluster is None or found is None:
             raise Conflict("that is the node that was asked: stop its milld, and forget it on another one")
         if found.state.reachable:
             raise Conflict(f"{found.peer.name} answers: drain it, and stop its milld")
@@ -136,14 +141,9 @@ class Nodes:
         return self.mine
 
     def say_drained(self) -> None:
-        """To the other nodes, where that is news."""
-        cluster = self._cluster
-        if cluster is None:
-            return
-        meta = dict(cluster.engine.members[cluster.me].meta)
-        if (meta.get(DRAINING) == YES) is not self._tasks.draining:
-            meta[DRAINING] = YES if self._tasks.draining else NO
-            cluster.gossip.do(lambda now: cluster.engine.say(meta, now))
+        """To the other nodes."""
+        if self._cluster is not None:
+            self._cluster.say(DRAINING, YES if self._tasks.draining else None)
 
     # -- the others -------------------------------------------------------------------------------------------------
 
@@ -167,8 +167,12 @@ class Nodes:
     def _members(self) -> list[Member]:
         return [] if self._cluster is None else list(self._cluster.engine.members.values())
 
-    def _find(self, node: str) -> Member:
-        """By id, with hyphens or without, or by name; `NotFound`, and `Conflict` for a name that several have."""
+    def _find(self, node: str) -> Member | None:
+        """None: this one."""
+        if self._cluster is None:
+            if node.replace("-", "") == UUID(self._engine.node_id).hex or node == self._engine.node_name:
+                return None
+            raise NotFound(f"no node {node[:80]!r} is known here: this one is {self._engine.node_name}")
         found = [member for member in self._members() if node.replace("-", "") == member.id] or [
             member for member in self._members() if node == member.peer.name
         ]
@@ -177,16 +181,11 @@ class Nodes:
             raise NotFound(f"no node {node[:80]!r} is known here: 'mill nodes' lists them")
         if len(there) > 1:
             raise Conflict(f"{len(there)} nodes have the name {node}: say which by its id")
-        return there[0]
+        return None if there[0].id == self._cluster.me else there[0]
 
     async def _set(self, node: str, *, draining: bool) -> NodeView:
-        cluster = self._cluster
-        if cluster is None:
-            if node not in {self._engine.node_id, self._engine.node_name}:
-                raise NotFound(f"no node {node[:80]!r} is known here: this one is {self._engine.node_name}")
-            return await self.set_own(draining=draining)
-        found = self._find(node)
-        if found.id == cluster.me:
+        found, cluster = self._find(node), self._cluster
+        if cluster is None or found is None:
             return await self.set_own(draining=draining)
         path = "/peer/drain" if draining else "/peer/undrain"
         async with cluster.peers.open(found.id, "POST", path) as answer:
@@ -206,7 +205,7 @@ class Nodes:
             name=member.peer.name,
             address=member.peer.host,
             state=state,
-            capacity=_resources([meta.get("cpu"), meta.get("memory")]),
+            capacity=Resources(_number(meta.get("cpu")), int(_number(meta.get("memory")))),
             reserved=load.reserved if load and member.state.reachable else NOTHING,
             version=meta.get("version", ""),
             started=Time(_number(meta.get("started"))),
@@ -216,13 +215,10 @@ class Nodes:
         )
 
 
-def _resources(said: object) -> Resources:
-    pair = said if isinstance(said, list) and len(said) == 2 else [0, 0]  # noqa: PLR2004 -- cores and bytes
-    return Resources(_number(pair[0]), int(_number(pair[1])))
-
-
-def _number(said: object) -> float:
+def _number(said: str | None) -> float:
+    """0 for what is none."""
     try:
-        return max(0.0, float(str(said)))
+        number = float(said or 0)
     except ValueError:
         return 0.0
+    return number if 0 <= number < math.inf else 0.0

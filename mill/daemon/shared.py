@@ -114,11 +114,7 @@ class Shared:
         return (setting for setting in self._cluster.engine.settings if setting.key.startswith(prefix))
 
     async def _set(self, key: str, value: object) -> None:
-        """Returns once it is on this node's disk; the others hear of it within the second."""
-        data = None if value is None else json.dumps(to_json(value)).encode()
-        gossip, wall = self._cluster.gossip, self._cluster.wall
-        gossip.do(lambda now: gossip.engine.set(key, data, wall(), now))
-        await gossip.settled()
+        await self._cluster.set(key, None if value is None else json.dumps(to_json(value)).encode())
 
 
 def template_of(setting: Setting) -> Template | None:

@@ -84,17 +84,14 @@ class Subnets:
 
     def tell(self, subnet: IPv4Network) -> None:
         """To all: this node's tasks have their addresses there."""
-        engine = self._cluster.engine
-        meta = {**engine.members[self._cluster.me].meta, SAID: str(subnet)}
-        self._cluster.gossip.do(lambda now: engine.say(meta, now))
+        self._cluster.say(SAID, str(subnet))
 
     # -- the leader -------------------------------------------------------------------------------------------------
 
     async def assign(self, node: NodeId) -> IPv4Network:
         """A part for *node*: the one that it was given before, or the first that nobody has. `Unavailable` without a majority."""
-        gossip = self._cluster.gossip
         async with self._assigning:
-            led = gossip.engine.led
+            led = self._cluster.engine.led
             if led is None or not led.full:
                 raise Unavailable("this node does not lead a majority: it gives no subnet away")
             taken = list(self._taken(but=node))
@@ -109,9 +106,7 @@ class Subnets:
                     f"no part of {self._range} is free for another node: forget those that are gone"
                 )
             if free != before:
-                value, wall = str(free).encode(), self._cluster.wall()
-                gossip.do(lambda now: gossip.engine.set(KEY + node, value, wall, now))
-                await gossip.settled()
+                await self._cluster.set(KEY + node, str(free).encode())
             return free
 
     def _given(self) -> dict[NodeId, IPv4Network]:

@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from mill.api.core import Answered, Core, Exposition, Fleet
-from mill.errors import MillError, NotFound
+from mill.errors import Conflict, MillError, NotFound
 from mill.logs.frames import LogChunk, LogRequest
 from mill.model import (
     Draft,
@@ -234,6 +234,14 @@ class FakeNodes:
 
     def all(self) -> list[NodeView]:
         return [self.view, *self.others]
+
+    def find(self, node: str) -> NodeView:
+        found = [view for view in self.all() if node in {view.id, view.name}]
+        if not found:
+            raise NotFound(f"no node {node!r} is known here")
+        if len(found) > 1:
+            raise Conflict(f"{len(found)} nodes have the name {node}")
+        return found[0]
 
     async def drain(self, node: str) -> NodeView:
         return await self._set(node, NodeState.DRAINING)
