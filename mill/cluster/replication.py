@@ -1,7 +1,7 @@
 """How records and settings become the same everywhere: rumours for what changes, comparisons for what was missed. Pure.
 
 Beats carry a hash of either. Where that of another differs for a while, the two exchange digests, and each pulls what it lacks, one
-answer after the other, from the other (`Pull`). Settings are few: they are exchanged whole.
+answer after the other, from the other (`Pull`); no log from two others at once. Settings are few: they are exchanged whole.
 
 It also knows how far this node's answers can be trusted: `whole` once its records were compared with a majority, since it has
 seen one; until then others may have heard of ends and verdicts that it has not. `engine` calls this.
@@ -49,7 +49,8 @@ class Tuning:
     busy_compare_every_s: float = 5.0
     """... or after this time in any case."""
     answer_s: float = 5.0
-    """A pull whose next answer is not there by then is given up; the next comparison begins anew."""
+    """A pull whose next answer is not there by then is given up. The next one from the same node goes on where it stood, and so does
+    it itself when the answer comes after all: a node that is slow gets there, too."""
     letter_bytes: int = 262144
     """Entries in one letter, about: a fraction of a second on any link, so that nothing else waits for long. Each costs a round trip,
     and a commit at either end: with a quarter of this a new node takes half as long again."""
@@ -62,7 +63,7 @@ class Tuning:
 
 @attrs.define
 class Pull:
-    """What is still awaited from one node. `full`: it began with all that the node has."""
+    """What is still awaited from one node. `full`: it began with all that the node has and this one lacks."""
 
     pending: dict[NodeId, Want]
     until: float
@@ -100,6 +101,7 @@ class Replication:
         self._compared_at = self._copied_at = post.now - tuning.busy_compare_every_s
         self._compared: set[NodeId] = set()
         self._pulls: dict[NodeId, Pull] = {}
+        self._given_up: dict[NodeId, Pull] = {}
         self._settings_of: dict[NodeId, int] = {}
         self.settings_hash = settings.hash()
 
@@ -193,9 +195,10 @@ class Replication:
         if not wants:
             self._agree(node)
         elif node not in self._pulls:
-            pull = Pull({want.owner: want for want in wants}, 0.0, full=True)
-            self._pulls[node] = pull
-            self._ask(node, pull)
+            elsewhere = {owner for pull in self._pulls.values() for owner in pull.pending}
+            mine = [want for want in wants if want.owner not in elsewhere]
+            if mine:
+                self._pull(node, mine, full=mine == wants)
 
     def lacks(self, line: Line) -> bool:
         """Whether who holds *line* of a log holds something that is missing here."""
@@ -209,10 +212,18 @@ class Replication:
             if not wants:
                 on_fetched()
                 return
-            pull = self._pulls[source] = Pull({want.owner: want for want in wants}, 0.0, full=False)
-            self._ask(source, pull)
+            pull = self._pull(source, wants, full=False)
         if owner in pull.pending:
             pull.on_fetched[owner] = on_fetched
+
+    def _pull(self, node: NodeId, wants: Iterable[Want], *, full: bool) -> Pull:
+        before = self._given_up.pop(node, None)
+        pull = self._pulls[node] = Pull({want.owner: want for want in wants}, 0.0, full)
+        for owner, stood in ({} if before is None else before.pending).items():
+            if owner in pull.pending and stood.since <= pull.pending[owner].since:
+                pull.pending[owner] = stood
+        self._ask(node, pull)
+        return pull
 
     def _ask(self, node: NodeId, pull: Pull) -> None:
         pull.until = self._post.now + self._tuning.answer_s
@@ -235,9 +246,10 @@ class Replication:
         self._post.mail(node, Deltas(tuple(deltas)), by_stream=True)
 
     def absorb(self, node: NodeId, letter: Deltas) -> None:
-        pull = self._pulls.get(node)
+        pull = self._pulls.get(node) or self._given_up.pop(node, None)
         if pull is None:
             return
+        self._pulls[node] = pull
         for delta in letter.deltas:
             want = pull.pending.get(delta.owner)
             if want is None or want.since != delta.since:
@@ -300,7 +312,7 @@ class Replication:
         """What time alone changes."""
         now = self._post.now
         for node in [node for node, pull in self._pulls.items() if pull.until <= now]:
-            del self._pulls[node]
+            self._given_up[node] = self._pulls.pop(node)
         if not self.majority:
             self._compared.clear()
         if not self.ready and (self.whole or now - self._began >= self._tuning.ready_s):

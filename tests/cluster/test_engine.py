@@ -11,8 +11,12 @@ from random import Random
 
 import pytest
 
+from mill.cluster import wire
+from mill.cluster.engine import Tuning
 from mill.cluster.entries import ENDED, RUNNING
+from mill.cluster.messages import Mail, Packet
 from mill.cluster.replication import NotReady
+from mill.cluster.replication import Tuning as Replication
 from tests.cluster.engines import Engines, Node
 from tests.cluster.simulator import Link
 
@@ -144,6 +148,40 @@ def test_a_joiner_gets_a_thousand_records() -> None:
     took_s = fleet.until(lambda: len(joiner.core.records) == 1000, 30.0)
     print(f"\na thousand records after {took_s:.2f} s")
     fleet.settle()
+
+
+def test_a_joiner_copies_each_log_from_one_node_alone() -> None:
+    fleet = filled(3, 3000, Tuning())
+    fleet.simulator.link = Link(delay_s=0.05)
+    before = sum(host.sent_bytes for host in fleet.simulator.hosts.values())
+    joiner = fleet.add()
+    fleet.until(lambda: len(joiner.core.records) == 3000, 60.0)
+    sent = sum(host.sent_bytes for host in fleet.simulator.hosts.values()) - before
+    copies = sent / (3000 * len(PAYLOAD))
+    print(f"\nas many bytes as {copies:.2f} copies of the payloads take")
+    assert copies < 1.5
+
+
+@pytest.mark.parametrize("answer_s", [0.01, 0.3])
+def test_a_joiner_whose_answers_all_come_late_gets_there_all_the_same(answer_s: float) -> None:
+    fleet = filled(2, 3000, Tuning(replication=Replication(answer_s=answer_s, letter_bytes=65536)))
+    fleet.simulator.link = Link(delay_s=0.2)
+    joiner = fleet.add()
+    took_s = fleet.until(lambda: len(joiner.core.records) == 3000, 60.0)
+    print(f"\nafter {took_s:.1f} s")
+
+
+def letters_bytes(packet: Packet) -> int:
+    return len(wire.encode(packet)) if isinstance(packet.kind, Mail) else 0
+
+
+def filled(size: int, records: int, tuning: Tuning) -> Engines:
+    fleet = Engines(size, 1, tuning=tuning, size_of=letters_bytes)
+    fleet.settle()
+    for number in range(records):
+        fleet.put(fleet.nodes[number % size], f"task-{number}", ENDED, PAYLOAD)
+    fleet.until(fleet.equal, 60.0)
+    return fleet
 
 
 @pytest.mark.parametrize("seed", SEEDS)
