@@ -208,12 +208,15 @@ def _delta(read: pb.Delta) -> Delta:
 
 
 def beat(value: Beat) -> bytes:
+    """Who obeys the leader by whose claim it goes says so only once."""
+    claim = value.claim
+    obeys = claim is not None and value.accepted == Mandate(claim.term, claim.leader)
     return _bytes(
         pb.Beat(
             records=value.records,
             settings=value.settings,
-            accepted=_make_mandate(value.accepted),
-            claim=None if value.claim is None else _make_claim(value.claim),
+            accepted=None if obeys else _make_mandate(value.accepted),
+            claim=None if claim is None else _make_claim(claim),
             load=value.load,
         )
     )
@@ -221,11 +224,13 @@ def beat(value: Beat) -> bytes:
 
 def read_beat(data: bytes) -> Beat:
     read = _parse(pb.Beat, data)
+    claim = _claim(read.claim) if read.HasField("claim") else None
+    obeys = claim is not None and not read.HasField("accepted")
     return Beat(
         read.records,
         read.settings,
-        _mandate(read.accepted),
-        _claim(read.claim) if read.HasField("claim") else None,
+        Mandate(claim.term, claim.leader) if claim is not None and obeys else _mandate(read.accepted),
+        claim,
         bounded(read.load, MOST_LOAD_BYTES),
     )
 

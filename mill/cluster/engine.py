@@ -36,7 +36,7 @@ from mill.cluster.letters import (
     Vouch,
     Wants,
 )
-from mill.cluster.messages import Packet
+from mill.cluster.messages import Occasion, Packet
 from mill.cluster.outcomes import KeepEpoch, Led, Outcome
 from mill.cluster.post import Post
 from mill.cluster.records import Records
@@ -97,7 +97,7 @@ class Engine:
         self._tuning = tuning
         self._load = b""
         self._loads: dict[NodeId, bytes] = {}
-        self._beats: tuple[Beat | None, bytes] = None, b""
+        self._beats: dict[Occasion, tuple[Beat, bytes]] = {}
         self._remembered = tuple(member for member in kept.members if member.id != me.id)
         joined_term = kept.mandate.term if kept.mandate != NOBODY or FOUNDER in meta else UNJOINED
         self._swim = Swim(
@@ -250,7 +250,7 @@ class Engine:
         return self._do(now, lambda: self._replication.collect(wall))
 
     def say_load(self, load: bytes) -> None:
-        """What rides on all beats from now on; up to `MOST_LOAD_BYTES`."""
+        """What rides on all answers from now on; up to `MOST_LOAD_BYTES`."""
         self._load = load
 
     def say(self, meta: Mapping[str, str], now: float) -> list[Outcome]:
@@ -299,18 +299,21 @@ class Engine:
         outcomes, self._post.outcomes = self._post.outcomes, []
         return outcomes
 
-    def _attach(self) -> bytes:
-        held = self._replication
+    def _attach(self, occasion: Occasion) -> bytes:
+        """Nothing, if a follower probes."""
+        held, claim = self._replication, self._election.claim
+        if occasion is Occasion.PROBE and claim is None:
+            return b""
         beat = Beat(
             held.records.head_hash(),
             held.settings_hash,
             self._election.highest,
-            self._election.claim,
-            self._load,
+            claim,
+            self._load if occasion is Occasion.ANSWER else b"",
         )
-        if beat != self._beats[0]:
-            self._beats = beat, codec.beat(beat)
-        return self._beats[1]
+        if self._beats.get(occasion, (None, b""))[0] != beat:
+            self._beats[occasion] = beat, codec.beat(beat)
+        return self._beats[occasion][1]
 
     def _run(self, done: Sequence[effects.Effect]) -> None:
         """What the membership wants: each with all that follows from it, before the next."""
@@ -337,7 +340,8 @@ class Engine:
             beat = codec.read_beat(payload)
         except BadPacket:
             return
-        self._loads[node] = beat.load
+        if beat.load:
+            self._loads[node] = beat.load
         self._reign.beat(node, beat, rtt_s)
         self._replication.beat(node, beat)
 

@@ -6,6 +6,7 @@ which are other cores' news and opaque here.
 """
 
 from collections.abc import Mapping
+from enum import Enum, auto
 
 import attrs
 
@@ -70,6 +71,16 @@ class Rumour:
     number: int
     key: str
     payload: bytes
+
+
+class Occasion(Enum):
+    """On which something may be attached."""
+
+    PROBE = auto()
+    """A ping, of which there are many: what can wait comes with the answers..."""
+    PING = auto()
+    """... and one that was asked for, or may be the only word for long."""
+    ANSWER = auto()
 
 
 @attrs.frozen

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import attrs
 
 from mill.cluster.effects import Attached, PathChanged
-from mill.cluster.messages import Ack, Ask, Packet, Ping, Told
+from mill.cluster.messages import Ack, Ask, Occasion, Packet, Ping, Told
 from mill.cluster.values import Address, MemberState, NodeId
 from mill.cluster.voice import Voice
 
@@ -131,7 +131,8 @@ class Probes:
         """One ping, of whose answer nothing more is made without a *purpose*; the number it has."""
         voice = self._voice
         number = self._ask(target, "streams" if by_stream else "datagrams", purpose)
-        ping = Ping(number, target, voice.attachment(), by_stream)
+        attachment = voice.attachment(Occasion.PROBE if purpose else Occasion.PING)
+        ping = Ping(number, target, attachment, by_stream)
         voice.send(voice.address(target), ping, voice.about(target), by_stream=by_stream)
         return number
 
@@ -242,9 +243,9 @@ class Probes:
             if not known:
                 return
             to = voice.address(packet.speaker)
-        ack = Ack(ping.number, voice.table.digest, voice.attachment())
+        ack = Ack(ping.number, voice.table.digest, voice.attachment(Occasion.ANSWER))
         voice.send(to, ack, voice.about(packet.speaker, packet.epoch), by_stream=ping.by_stream)
-        if known:
+        if known and ping.attachment:
             voice.effects.append(Attached(packet.speaker, ping.attachment, None))
 
     def receive_ack(self, packet: Packet, ack: Ack) -> None:

@@ -200,8 +200,9 @@ class Reign:
             if node == self._post.me or not voter.present:
                 continue
             asked_at = self._asked_at.get(node, -math.inf)
-            answered = self._answered_at.get(node, -math.inf) >= asked_at
-            if now - asked_at >= (tuning.ask_every_s if answered else tuning.ask_again_s):
+            answered_at = self._answered_at.get(node, -math.inf)
+            due_at = max(answered_at + tuning.ask_every_s, asked_at + tuning.ask_again_s)
+            if now >= due_at:
                 self._asked_at[node] = now
                 self._post.ping(node)
 

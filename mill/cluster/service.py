@@ -197,7 +197,7 @@ class Gossip:
                 self._listener.refused("it has another secret", source)
             return
         try:
-            packet = decode(opened.payload)
+            packet = decode(opened.payload, NodeId(opened.sender))
         except BadPacket as error:
             log.debug("a packet cannot be read", source=str(source), why=str(error))
             return
@@ -265,7 +265,7 @@ class Gossip:
                 self._listener.tell(outcome)
 
     async def _send(self, to: Address, message: Packet) -> None:
-        sealed = self._setup.sealer.seal(encode(message))
+        sealed = self._setup.sealer.seal(encode(message, signed=False))
         try:
             await self._sock.sendto(sealed, tuple(to))
         except OSError as error:

@@ -31,6 +31,7 @@ from mill.cluster.messages import (
     Body,
     Claim,
     Mail,
+    Occasion,
     Packet,
     Ping,
     Rumour,
@@ -47,10 +48,14 @@ LAST_WORDS = 8
 """Members that are told at once by one that goes: it may not live to the next round."""
 
 
+def nothing_attached(_occasion: Occasion) -> bytes:
+    return b""
+
+
 class Swim:
     """Every call takes `now` (monotonic seconds) and gives the effects to carry out, in order.
 
-    *attach* gives what rides on each of this node's pings and acks, up to `MOST_ATTACHMENT_BYTES`.
+    *attach* gives what rides on each of this node's pings and answers, up to `MOST_ATTACHMENT_BYTES`.
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class Swim:
         now: float,
         joined_term: int = 0,
         meta: Mapping[str, str] | None = None,
-        attach: Callable[[], bytes] = bytes,
+        attach: Callable[[Occasion], bytes] = nothing_attached,
     ) -> None:
         self._tuning = tuning
         self._voice = Voice(me, rng, tuning, attach, now)

@@ -11,6 +11,7 @@ from mill.cluster.messages import (
     Gossip,
     Kind,
     Mail,
+    Occasion,
     Packet,
     Ping,
     Rumour,
@@ -28,7 +29,7 @@ class Voice:
     """A node among the members: who it is, what time it is, what it wants done."""
 
     def __init__(
-        self, me: Peer, rng: Choice, tuning: Tuning, attach: Callable[[], bytes], now: float
+        self, me: Peer, rng: Choice, tuning: Tuning, attach: Callable[[Occasion], bytes], now: float
     ) -> None:
         self.me = me
         self.incarnation = 0
@@ -88,9 +89,9 @@ class Voice:
         """Just that, of any length."""
         self.effects.append(SendStream(to, self.packet(kind, claims, rumours)))
 
-    def attachment(self) -> bytes:
-        """What the other cores put on the next ping or ack."""
-        made = self.attach()
+    def attachment(self, occasion: Occasion) -> bytes:
+        """What the other cores put on the next ping or answer."""
+        made = self.attach(occasion)
         if len(made) > MOST_ATTACHMENT_BYTES:
             raise ValueError(f"{len(made)} bytes to attach, {MOST_ATTACHMENT_BYTES} are allowed")
         return made

@@ -45,9 +45,10 @@ class BadPacket(MillError):
     """What came cannot be read; nothing was changed."""
 
 
-def encode(packet: Packet) -> bytes:
+def encode(packet: Packet, *, signed: bool = True) -> bytes:
+    """Not *signed*: without the speaker, whom its receiver knows by other means."""
     made = pb.Packet(
-        speaker=bytes.fromhex(packet.speaker),
+        speaker=bytes.fromhex(packet.speaker) if signed else b"",
         epoch=packet.epoch,
         incarnation=packet.incarnation,
         claims=[_encode_claim(claim) for claim in packet.claims],
@@ -106,8 +107,8 @@ def _encode_claim(claim: Claim) -> pb.Claim:
     return made
 
 
-def decode(data: bytes) -> Packet:
-    """Raises `BadPacket`."""
+def decode(data: bytes, speaker: NodeId | None = None) -> Packet:
+    """By *speaker*, if it is not signed. Raises `BadPacket`."""
     if len(data) > MOST_BYTES:
         raise BadPacket(f"a packet of {len(data)} bytes, {MOST_BYTES} are allowed")
     try:
@@ -119,7 +120,7 @@ def decode(data: bytes) -> Packet:
         raise BadPacket("a packet of an unknown kind; is its speaker a newer Mill?")
     known = {state.value for state in MemberState}
     return Packet(
-        node_id(read.speaker),
+        node_id(read.speaker) if read.speaker or speaker is None else speaker,
         number(read.epoch),
         number(read.incarnation),
         _KINDS[kind](getattr(read, kind)),

@@ -225,3 +225,4 @@ async def _stream(reached: Peers, news: News, address: Address, packet: bytes) -
     ) as answer:
         if answer.status != HTTPStatus.NO_CONTENT:
             raise Unavailable(f"{address} refused a packet ({answer.status})")
+        await answer.read()  # to its end: else the connection is not kept

@@ -11,7 +11,8 @@ from typing import Any
 import attrs
 
 from mill.cluster.effects import Attached, Changed, News, Reborn
-from mill.cluster.swim import Swim
+from mill.cluster.messages import Occasion
+from mill.cluster.swim import Swim, nothing_attached
 from mill.cluster.tuning import Tuning
 from mill.cluster.values import Address, Member, MemberState, NodeId, Peer
 from tests.cluster.simulator import Host, Link, Simulator
@@ -49,7 +50,7 @@ class Fleet:
         *,
         swim: Callable[..., Swim] = Swim,
         tuning: Tuning = TUNING,
-        attach: Callable[[], bytes] = bytes,
+        attach: Callable[[Occasion], bytes] = nothing_attached,
         **options: Any,
     ) -> None:
         self.simulator = Simulator(seed, link, **options)

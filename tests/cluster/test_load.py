@@ -24,7 +24,7 @@ def test_it_is_read_back_as_it_was_whatever_a_newer_mill_adds(load: Load, more: 
 def test_noise_is_nothing_or_a_load(noise: bytes) -> None:
     decode(noise)
     assert decode(b"") is None
-    assert decode(b"\x02" + noise) is None
+    assert decode(b"\x03" + noise) is None
 
 
 def test_an_image_that_is_held_is_found_and_few_others_are() -> None:

@@ -104,7 +104,7 @@ def test_what_is_too_long_is_refused_and_not_half_said() -> None:
     assert (me_in(swim).incarnation, me_in(swim).meta) == (0, {"version": "1"})
     with pytest.raises(ValueError, match="news of 2000000 bytes"):
         swim.broadcast("key", bytes(2_000_000), 1.0)
-    swim = alone(attach=lambda: bytes(401))
+    swim = alone(attach=lambda _: bytes(401))
     swim.receive(hello(), OTHER.address, 0.0)
     with pytest.raises(ValueError, match="401 bytes to attach"):
         swim.ping(OTHER.id, 1.0)
@@ -166,7 +166,7 @@ def test_an_echo_of_mine_changes_nothing() -> None:
 
 
 def test_what_is_attached_comes_with_pings_and_with_answers_and_their_time() -> None:
-    swim = alone(attach=lambda: b"mine")
+    swim = alone(attach=lambda _: b"mine")
     swim.receive(hello(), OTHER.address, 0.0)
     asked = next(effect for effect in swim.ping(OTHER.id, 1.0) if isinstance(effect, Send))
     assert isinstance(asked.message.kind, Ping)

@@ -194,7 +194,7 @@ def test_a_datagram_holds_no_more_than_it_may_and_what_is_longer_goes_by_stream(
             longest = max(longest, size)
         return size
 
-    fleet = Fleet(30, 1, size_of=size_of, attach=lambda: bytes(400))
+    fleet = Fleet(30, 1, size_of=size_of, attach=lambda _: bytes(400))
     for number in range(100):
         size = fleet.simulator.rng.choice((10, 300, 700, 701, 3000))
         fleet.broadcast(fleet.simulator.rng.choice(fleet.nodes), str(number), bytes(size))
