@@ -83,6 +83,8 @@ IMAGES_EVERY_S = 2.0
 """How old what it says of its images may be: containerd has to be asked."""
 ASK_ALL_S = 0.3
 """For all other nodes to say whether they know a task that this one has not heard of yet. What gossip takes is the bound."""
+USAGE_S = 0.5
+"""For other nodes to say what their tasks use now; of those that do not, nothing is shown."""
 LONG_POLL_S = 60.0
 """The longest `wait` one request may ask for; a client asks again."""
 KEY_LIFETIME_S = 86400.0

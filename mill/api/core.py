@@ -3,7 +3,7 @@
 No route touches anything else: `Core` is all that the API knows of the daemon.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +28,7 @@ from mill.model import (
     Template,
     TokenRequest,
     TokenView,
+    Usage,
 )
 from mill.tasks.filter import Filter, Page, Position
 from mill.tasks.journal import Event
@@ -185,6 +186,9 @@ class Fleet(Protocol):
 
     async def elsewhere(self, task_id: str) -> Elsewhere | None:
         """Where the task is; None: here, or nowhere that anybody knows."""
+
+    async def usage(self, records: Collection[Record]) -> Mapping[str, Usage]:
+        """What those of them use now that run elsewhere; as far as their nodes say so at once."""
 
     def open(
         self,

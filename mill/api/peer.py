@@ -12,7 +12,7 @@ from quart import Response, current_app, g, request
 from quart_trio import QuartTrio
 
 from mill.api import images, logs, orders, tasks
-from mill.api.answers import nothing
+from mill.api.answers import json_answer, nothing
 from mill.api.app import bare_app
 from mill.api.core import Core
 from mill.api.forward import CALLER, SCOPE
@@ -21,8 +21,10 @@ from mill.api.scopes import scope_of
 from mill.cluster.messages import Packet
 from mill.cluster.values import Address
 from mill.cluster.wire import MOST_BYTES, BadPacket, decode
+from mill.convert import to_json
 from mill.errors import CallerError, Forbidden, Unauthorized
 from mill.model import Scope
+from mill.tasks.filter import Filter
 
 Deliver = Callable[[Packet, Address], None]
 """Takes a packet of gossip, and whence it came; `Unavailable` while it cannot."""
@@ -51,6 +53,11 @@ def make_peer_app(deliver: Deliver, core: Core | None = None) -> QuartTrio:
 
 
 def _answer_for_tasks(app: QuartTrio, core: Core) -> None:
+    @app.get("/peer/usage")
+    async def usage() -> Response:
+        live = core.tasks.live(Filter())
+        return json_answer({record.id: to_json(record.usage) for record in live if record.usage is not None})
+
     alone = attrs.evolve(core, fleet=None, placement=None)  # what was passed on once is not passed on again
     for noun in (tasks, logs, images):
         blueprint = noun.routes(alone)

@@ -20,7 +20,7 @@ from mill.checks import KEY_HEADER, MOST_GRACE_S, check_request_key, parse_signa
 from mill.config import LONG_POLL_S, PAGE_LIMIT, PAGE_SIZE
 from mill.convert import to_json
 from mill.errors import Conflict, FieldError, NotFound, Unavailable
-from mill.model import Duration, Record, Scope, SpawnRequest, Status
+from mill.model import Duration, Record, Scope, SpawnRequest, Status, Usage
 from mill.tasks.filter import Page, Position
 from mill.tasks.keyed import sign
 
@@ -64,7 +64,8 @@ def _of_all(found: Blueprint, core: Core) -> None:
             page = await core.tasks.page(wanted, after, limit)
         else:
             page = _cut(core.tasks.live(wanted), after, limit)
-        rows = [_row(record, with_usage=with_usage) for record in page.records]
+        used = await core.fleet.usage(page.records) if with_usage and core.fleet is not None else {}
+        rows = [_row(record, used.get(record.id), with_usage=with_usage) for record in page.records]
         said = {"tasks": rows, "next": None if page.next is None else _next(page.next)}
         return json_answer(marked(core, said))
 
@@ -145,10 +146,12 @@ def _cut(records: list[Record], after: Position | None, limit: int) -> Page:
     return Page(left[:limit], None if last is None else (last.times.created, last.id))
 
 
-def _row(record: Record, *, with_usage: bool) -> dict[str, object]:
+def _row(record: Record, elsewhere: Usage | None, *, with_usage: bool) -> dict[str, object]:
     row: dict[str, object] = to_json(record)
     if not with_usage:
         row["usage"] = None
+    elif elsewhere is not None:
+        row["usage"] = to_json(elsewhere)
     return row
 
 

@@ -1,7 +1,7 @@
 """The other nodes, for an API that answers for all: which of them owns a task, and the way to it. As `api.core.Fleet`. Wired by `cluster`."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol
 from urllib.parse import quote
@@ -14,11 +14,11 @@ import trio
 from mill.api.core import Elsewhere
 from mill.api.forward import CALLER, SCOPE
 from mill.cluster.values import Member, MemberState, NodeId
-from mill.config import ASK_ALL_S
+from mill.config import ASK_ALL_S, USAGE_S
 from mill.convert import from_json
 from mill.daemon.peers import Answer, Peers, Unreachable
 from mill.errors import Unavailable
-from mill.model import Record, Scope, Task
+from mill.model import Record, Scope, Status, Task, Usage
 from mill.tasks.table import Table
 
 OK, NOT_FOUND = 200, 404
@@ -110,6 +110,25 @@ class Fleet:
                 f"no task {task_id[:80]!r} is known here yet, and {names} did not say; try again"
             )
         return found[0] if found else None
+
+    async def usage(self, records: Collection[Record]) -> Mapping[str, Usage]:
+        """What those that run on other nodes use now, by id; nothing of a node that does not say so within `USAGE_S`."""
+        found: dict[str, Usage] = {}
+
+        async def ask(node: NodeId) -> None:
+            try:
+                async with self._peers.open(node, "GET", "/peer/usage") as answer:
+                    if answer.status == OK:
+                        found.update(from_json(dict[str, Usage], await read_json(answer)))
+            except (Unreachable, *UNREADABLE) as error:
+                log.debug("a node does not say what its tasks use", node=node[:8], why=str(error))
+
+        running = {node_of(record) for record in records if record.status is Status.RUNNING}
+        with trio.move_on_after(USAGE_S):
+            async with trio.open_nursery() as nursery:
+                for node in running.intersection(self.others()):
+                    nursery.start_soon(ask, node)
+        return found
 
     def others(self) -> list[NodeId]:
         """Who can be asked now."""

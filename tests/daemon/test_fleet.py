@@ -13,7 +13,7 @@ import trio
 from mill.api.forward import CALLER, SCOPE
 from mill.cluster.values import MemberState
 from mill.logs.frames import LogChunk, LogRequest
-from mill.model import Duration, Reason, Status
+from mill.model import Duration, Reason, Status, Usage
 from tests.api.conftest import problem, until
 from tests.api.fakes import BUSYBOX, NOW, STATS, VIEW
 from tests.daemon import fleets
@@ -217,6 +217,25 @@ async def test_a_lone_node_asks_nobody_and_reads_nothing_twice(two: Two, api: ht
     del two.members.members[two.there.id]
     assert problem(await api.get("/v1/tasks/nobody-0001")) == (404, "not-found", None)
     assert two.here.known.asked == 0
+
+
+# -- what others' tasks use -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("query", ["usage=true", "usage=true&all=true"])
+async def test_what_tasks_of_other_nodes_use_is_listed_if_their_node_says_so(
+    two: Two, api: httpx.AsyncClient, query: str
+) -> None:
+    used = two.there.own(task("busy-0001", usage=Usage(0.5, 1000)))
+    two.here.fake.tasks.add(attrs.evolve(used, usage=None))  # as it has come here
+
+    async def listed() -> object:
+        return (await api.get(f"/v1/tasks?{query}")).json()["tasks"][0]["usage"]
+
+    assert await listed() == {"cpu": 0.5, "memory": 1000}
+    two.there.peer.cancel()
+    assert await listed() is None
+    assert (await api.get("/v1/tasks")).json()["tasks"][0]["usage"] is None
 
 
 # -- a minority -------------------------------------------------------------------------------------------------------
