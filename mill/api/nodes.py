@@ -37,7 +37,7 @@ def routes(core: Core) -> Blueprint:
         Query().done()
         return json_answer(await core.nodes.forget(node))
 
-    @found.get("/v1/nodes/join-command")
+    @found.get("/v1/join-command")
     @needs(Scope.ADMIN)
     async def join_command() -> Response:
         Query().done()

@@ -293,7 +293,7 @@ def forget_node(node: str) -> Call[NodeView]:
 
 
 def join_command() -> Call[JoinCommand]:
-    return Call("GET", "/v1/nodes/join-command", _read(JoinCommand))
+    return Call("GET", "/v1/join-command", _read(JoinCommand))
 
 
 def undrain(node: str) -> Call[NodeView]:

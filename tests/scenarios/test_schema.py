@@ -142,7 +142,7 @@ def test_what_schemathesis_makes_up_is_answered_as_the_document_says(make_node: 
     assert {record["spec"]["image"] for record in node.records()} <= {fuzzing.IMAGE, fuzzing.ABSENT}
 
 
-OF_A_CLUSTER = {"DELETE /v1/nodes/{node}", "GET /v1/nodes/join-command"}
+OF_A_CLUSTER = {"DELETE /v1/nodes/{node}", "GET /v1/join-command"}
 """A node that is alone has nobody to forget, and nobody joins it."""
 UNKNOWN_TO_IT = {"DELETE /v1/images/{ref}", "GET /v1/tasks/{id}/stats"}
 """What it removes is never there, and no task of a second is asked for its figures in time."""

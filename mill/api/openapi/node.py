@@ -24,7 +24,7 @@ def paths() -> dict[str, Any]:
             "delete": call("forgetNode", "node", "Forget a node that will not come back", node, 404, 409, 503, 507, parameters=[NODE],
                            scope=Scope.ADMIN, about="Its tasks are lost. 409: it answers, or is the one that was asked."),
         },
-        "/v1/nodes/join-command": {
+        "/v1/join-command": {
             "get": call("getJoinCommand", "node", "How another node joins", {200: json_of(ref("JoinCommand"))}, 409, scope=Scope.ADMIN,
                         about="409: this node listens for no others."),
         },
