@@ -54,7 +54,9 @@ _MOST_IMAGE_LENGTH = 512
 """Far over any real reference."""
 _MOST_KEY_LENGTH, _MOST_LABEL_LENGTH = 253, 4096
 """Kubernetes' and containerd's limits."""
-_USER = r"[^\s:\x00]+(?::[^\s:\x00]+)?"
+_NO_SPACE = r"[^\s:\x00-\x20\x7f-\xa0]"
+"""Spelled out: Python and ECMA 262, by which a schema's pattern goes, differ in what is a space."""
+_USER = f"{_NO_SPACE}+(?::{_NO_SPACE}+)?"
 _SIGNAL = r"\s*[A-Za-z0-9]+(?:[+-][0-9]{1,2})?\s*"
 
 LABEL_KEYWORDS: Mapping[str, Any] = {"pattern": f"^{_LABEL.pattern}$", "maxLength": NAME_LENGTH}
