@@ -21,6 +21,8 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.events import Event, RawData, Updated
 from hypercorn.logging import Logger
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
@@ -105,6 +107,16 @@ class _Http11(H11Protocol):
                 http_version=request.http_version,
             )
         await super()._create_stream(request)
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        """The client left while the head was sent: the answer that says so would be a second one."""
+        if isinstance(event, Response) and self.connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+            self.connection.send_failed()  # type: ignore[union-attr]  # no WebSocket is ever spoken
+        await super().stream_send(event)
+
+    async def _send_h11_event(self, event: Any) -> None:
+        if self.connection.our_state is not h11.ERROR:
+            await super()._send_h11_event(event)
 
     async def _send_error_response(self, status_code: int) -> None:
         """Hypercorn's has no body."""

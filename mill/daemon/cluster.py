@@ -198,7 +198,7 @@ async def join(
 ) -> Cluster:
     """Be a member, and let other nodes come; what they ask beside gossip waits for `Door.rest`."""
     await trio.to_thread.run_sync(membership.remember, config, doors.membership)
-    news = News(config.join)
+    news = News(config.join, wall)
     reached: Peers = await layer(peers.serve, channels, news.address)
     setup = Setup(
         id=me.id,
@@ -214,6 +214,7 @@ async def join(
     )
     udp = trio.socket.from_stdlib_socket(doors.udp)
     gossip: Gossip = await layer(service.serve, setup, config.join, store, news.of, udp)
+    news.tasks.condemned(gossip.condemned)
     door = Door(make_peer_app(gossip.deliver))
     await layer(partial(api_server.serve, door, doors.tcp, Load(), PeerTls(channels, news.stranger)))
     return Cluster(gossip, news, reached, door, wall, doors.membership.founder, config.away_secs)

@@ -85,7 +85,7 @@ class Fleet:
     async def _ask_all(self, task_id: str) -> Record | None:
         """What the first says that knows it; None once all have said that they do not. `Unavailable` for who cannot be sure."""
         found: list[Record] = []
-        unsure = self.others()
+        unsure = self.others() + self._silent()
 
         async def ask(node: NodeId) -> None:
             path = f"/v1/tasks/{quote(task_id, safe='')}"
@@ -134,6 +134,11 @@ class Fleet:
         """Who can be asked now."""
         members = self._cluster.members
         return [node for node, one in members.items() if node != self._cluster.id and one.state.reachable]
+
+    def _silent(self) -> list[NodeId]:
+        """Who may have tasks that only they know."""
+        gone = {MemberState.DOWN, MemberState.AWAY}
+        return [node for node, one in self._cluster.members.items() if one.state in gone]
 
     @asynccontextmanager
     async def open(

@@ -13,6 +13,7 @@ from mill.cluster.outcomes import Led, Outcome
 from mill.cluster.rows import Statement
 from mill.cluster.values import Address, Member, MemberState, NodeId
 from mill.cluster.verdicts import Held
+from mill.daemon.shown import Shown
 
 TOLD_AGAIN_S = 60.0
 """Between two lines about the same trouble with the same address."""
@@ -32,12 +33,12 @@ class News:
     """As `cluster.service.Listener`; of use once it is `of` an engine."""
 
     engine: Engine
+    tasks: Shown
 
-    def __init__(self, seeds: Iterable[tuple[str, int]]) -> None:
+    def __init__(self, seeds: Iterable[tuple[str, int]], wall: Callable[[], float]) -> None:
         self.on: dict[type[Any], list[Callable[[Any], None]]] = defaultdict(list)
         """Who hears of outcomes of that type, in their order."""
-        self.project: Callable[[entries.Changed], list[Statement]] = lambda _: []
-        """What is to be written of a task of which something else is shown."""
+        self._wall = wall
         self._seeds = {str(Address(*seed)) for seed in seeds}
         self._silent_since: dict[NodeId, float] = {}
         self._told: dict[tuple[str, str], float] = {}
@@ -45,6 +46,7 @@ class News:
 
     def of(self, engine: Engine) -> "News":
         self.engine = engine
+        self.tasks = Shown(engine.records, engine.me.id, self._wall)
         return self
 
     def address(self, node: NodeId) -> Address | None:
@@ -66,7 +68,7 @@ class News:
         return None if since is None else trio.current_time() - since
 
     def shown(self, changed: entries.Changed) -> list[Statement]:
-        return self.project(changed)
+        return self.tasks.rows(changed)
 
     def tell(self, outcome: Outcome) -> None:
         match outcome:

@@ -1,7 +1,7 @@
 """The store of a node in a cluster: what it writes of its own tasks all others hear of, and what they say of theirs is in its table too.
 
 A change of an own task is drafted, committed together with its row, and published at the commit: nobody hears of what could still be
-lost. Values of its environment are not in the record, and so stay here. Another's record is committed with the log that it came in.
+lost. Values of its environment are not in the record, and so stay here. Another's record is committed with the log that it came in (`shown`).
 `tasks` takes it for its store; wired by `node`.
 """
 
@@ -15,31 +15,27 @@ import structlog
 import trio
 
 from mill.cluster import entries, rows
-from mill.cluster.entries import ENDED, PULLING, RUNNING, STARTING, Entry, Verdict, View
+from mill.cluster.entries import ENDED, PULLING, RUNNING, STARTING, Entry, View
 from mill.cluster.outcomes import Kill, Surfaced
 from mill.cluster.records import Backwards, Overtaken
 from mill.cluster.replication import NotReady
-from mill.cluster.rows import Statement
-from mill.convert import from_json, parse_time, to_json
+from mill.convert import to_json
 from mill.daemon.cluster import Cluster
 from mill.daemon.others import Others
+from mill.daemon.shown import record_of
 from mill.errors import Interrupted, Unavailable
 from mill.model import Record, Status, Task, Time
 from mill.store import Store
 from mill.tasks import rows as task_rows
 from mill.tasks.lifecycle import SIGKILL
-from mill.tasks.lost import as_lost
 from mill.tasks.service import Tasks
 from mill.tasks.states import faulted, to_end
-from mill.tasks.steps import passed_over
 
 PHASES = {Status.PULLING: PULLING, Status.STARTING: STARTING, Status.RUNNING: RUNNING}
 BY = "the cluster, which holds this node's earlier tasks for lost"
 RETIRE_EVERY_S = 5.0
 MOST_PUT_AGAIN = 20
 """Live tasks that are put again at once, so that what has expired before them can go."""
-PASSED_OVER_S = 300.0
-"""Of tasks that are no older every state is told, also those that passed too quickly to be heard of; the past of others is not news."""
 MOST_AT_ONCE = 200
 """Of records in one commit."""
 
@@ -55,15 +51,12 @@ class Replicated:
         self._records = cluster.engine.records
         self._expired: set[str] = set()
         self._behind: list[str] = []
-        self._lost_at: dict[Verdict, float] = {}
-        for owner, at in cluster.gossip.condemned.items():
-            self._lost_at |= dict.fromkeys(self._records.verdicts_on(owner), at)
+        self._shown = cluster.news.tasks
         self.others = Others(cluster.news.silent_s, cluster.news.address)
         for view in self._records.tasks():
             self._learn(entries.Changed(None, view))
         orders, self._orders = trio.open_memory_channel[Kill | Surfaced](float("inf"))
         news = cluster.news
-        news.project = self._project
         news.on[entries.Changed].append(self._learn)
         for kind in (Kill, Surfaced):
             news.on[kind].append(orders.send_nowait)
@@ -133,52 +126,16 @@ class Replicated:
     def _judged(self, record: Record, entry: Entry) -> Record:
         view = self._records.lookup(record.id)
         verdict = None if view is None or view.entry.owner != entry.owner else view.verdict
-        return self._as_shown(record, View(entry, verdict))
-
-    def _as_shown(self, record: Record, view: View) -> Record:
-        if view.verdict is None or not view.lost:
-            return record
-        return as_lost(record, Time(self._lost_at.setdefault(view.verdict, self._cluster.wall())))
+        return self._shown.of(record, View(entry, verdict))
 
     # -- what comes from others -------------------------------------------------------------------------------------
-
-    def _project(self, changed: entries.Changed) -> list[Statement]:
-        """What is to be written of a task that is shown otherwise now."""
-        view = changed.after or changed.before
-        if view is None:
-            return []
-        mine, task = view.entry.owner == self._cluster.me, view.entry.task
-        if changed.after is None:
-            return [] if mine else [(task_rows.DROP_OTHER, (task,))]
-        if not (mine or view.lost):
-            return self._rows_of(changed.before, view.entry)
-        record = _record(view.entry) if view.lost else None
-        if record is None:  # written by its commit, or of a newer Mill
-            return []
-        said = to_json(self._as_shown(record, view))
-        if mine:
-            return [(task_rows.END_MINE, (said["status"], json.dumps(said), task))]
-        return [(task_rows.PUT_OTHER, task_rows.other_row(said, json.dumps(said)))]
-
-    def _rows_of(self, before: View | None, entry: Entry) -> list[Statement]:
-        """Of a task that its owner alone judges, without making a record of it: there may be thousands."""
-        try:
-            text = entry.payload.decode()
-            said = json.loads(text)
-            had = None if before is None else str(json.loads(before.entry.payload)["status"])
-            is_news = parse_time(said["times"]["created"]) > self._cluster.wall() - PASSED_OVER_S
-            steps = [(step, json.dumps(step)) for step in passed_over(said, had)] if is_news else []
-            return [(task_rows.PUT_OTHER, task_rows.other_row(*step)) for step in [*steps, (said, text)]]
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            log.warning("another node's record cannot be read", task=entry.task, why=repr(error))
-            return []
 
     def _learn(self, changed: entries.Changed) -> None:
         view = changed.after or changed.before
         if view is None or view.entry.owner == self._cluster.me:
             return
         there = changed.after is not None and not view.terminal
-        self.others.learn(view.entry.task, _record(view.entry) if there else None)
+        self.others.learn(view.entry.task, record_of(view.entry) if there else None)
 
     # -- the start, and what has to be done from time to time -------------------------------------------------------
 
@@ -227,7 +184,7 @@ class Replicated:
             await tasks.kill(task_id, BY, signal=SIGKILL, grace=None)
 
     async def _interrupt(self, entry: Entry) -> None:
-        record = _record(entry)
+        record = record_of(entry)
         if record is not None and not record.status.terminal:
             now = Time(self._cluster.wall())
             end = faulted(Interrupted("its node's disk went back to a time before it"), now)
@@ -241,19 +198,10 @@ class Replicated:
             if not self._expired:
                 continue
             live = self._records.hindering(self._expired)[:MOST_PUT_AGAIN]
-            await self._put_again([record for view in live if (record := _record(view.entry)) is not None])
+            await self._put_again([record for view in live if (record := record_of(view.entry)) is not None])
             gossip.do(lambda now: gossip.engine.retire(self._expired, now))
             self._expired &= {view.entry.task for view in self._records.tasks(self._cluster.me)}
 
 
 def _payload(record: Record) -> bytes:
     return json.dumps(to_json(record)).encode()
-
-
-def _record(entry: Entry) -> Record | None:
-    """None for one that only a newer Mill can read: it is passed on as it is."""
-    try:
-        return from_json(Record, json.loads(entry.payload))
-    except (ExceptionGroup, ValueError, LookupError, TypeError, AttributeError) as error:
-        log.warning("another node's record cannot be read", task=entry.task, why=repr(error))
-        return None

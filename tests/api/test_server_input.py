@@ -10,12 +10,13 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.testing
 from structlog.testing import capture_logs
 
 from mill.api import server
 from mill.errors import SetupError
 from tests.api.conftest import Served
-from tests.api.endless import Endless, answer_on
+from tests.api.endless import GET, Endless, answer_on
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
 UPGRADE = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: "
@@ -95,6 +96,23 @@ async def test_a_broken_body_ends_one_connection_alone(open_: Served) -> None:
     assert logged == []
     async with await open_.connect() as stream:
         assert (await answer_on(stream)).endswith(b"hello")
+
+
+async def test_a_client_that_leaves_while_its_answer_begins_is_no_error(
+    open_: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: Any, __: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError
+
+    with capture_logs() as logged:
+        async with await open_.connect() as stream:
+            with monkeypatch.context() as patched, trio.fail_after(5):
+                patched.setattr(trio.SocketStream, "send_all", broken)
+                await stream.socket.send(GET)
+                assert await stream.receive_some() == b""
+        await trio.testing.wait_all_tasks_blocked()
+    assert logged == []
 
 
 async def test_a_bug_on_one_connection_is_logged_and_ends_no_other(

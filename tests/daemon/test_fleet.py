@@ -199,7 +199,12 @@ async def test_a_task_that_has_not_been_heard_of_is_asked_for_before_404(
     unsure = await api.get("/v1/tasks/new-0001")
     assert problem(unsure) == (503, "unavailable", None)
     assert "node-2 did not say" in unsure.json()["detail"]
-    two.members.set(two.there.id, MemberState.DOWN)
+    for state in (MemberState.DOWN, MemberState.AWAY):
+        two.members.set(two.there.id, state)
+        unsure = await api.get("/v1/tasks/new-0001")
+        assert problem(unsure) == (503, "unavailable", None)
+        assert "node-2 did not say" in unsure.json()["detail"]
+    two.members.set(two.there.id, MemberState.LEFT)
     assert problem(await api.get("/v1/tasks/new-0001")) == (404, "not-found", None)
 
 

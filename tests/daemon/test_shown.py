@@ -1,0 +1,45 @@
+"""What comes of other nodes' tasks is in this node's table from the first packet on, whatever of milld is there by then."""
+
+import json
+from typing import Any
+from uuid import UUID
+
+import attrs
+
+from mill.cluster.entries import Changed
+from mill.cluster.records import Records
+from mill.cluster.values import NodeId, Peer
+from mill.convert import to_json
+from mill.daemon.news import News
+from mill.model import Record, Status, Time, Times
+from mill.tasks import rows
+from tests.tasks.scene import make_spec
+
+ME, OTHER = NodeId("a" * 32), NodeId("b" * 32)
+
+
+@attrs.define
+class JustMade:
+    """An engine that has read nothing yet."""
+
+    me: Peer
+    records: Records
+
+
+def heard(said: Record) -> tuple[News, list[Changed]]:
+    """A node that has just begun, and hears of another's task before anything else."""
+    engine: Any = JustMade(Peer(ME, 1, "me", "10.0.0.1", 4401), Records(ME, 1, ()))
+    other = Records(OTHER, 1, ())
+    entry = other.draft(said.id, 2, json.dumps(to_json(said)).encode())
+    changes = [it for it in engine.records.merge([entry]) if isinstance(it, Changed)]
+    return News((), lambda: 1000.0).of(engine), changes
+
+
+def test_what_is_heard_before_the_tasks_are_there_is_written_with_the_log() -> None:
+    times = Times(Time(990.0), started=Time(995.0))
+    said = Record(
+        "early-x7k2", make_spec(), Status.RUNNING, "n2", str(UUID(OTHER)), "early-x7k2.mill:8080", times
+    )
+    news, changes = heard(said)
+    sql, row = [statement for change in changes for statement in news.shown(change)][-1]
+    assert (sql, row[0], row[3]) == (rows.PUT_OTHER, "early-x7k2", Status.RUNNING)
