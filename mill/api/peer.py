@@ -30,7 +30,13 @@ Deliver = Callable[[Packet, Address], None]
 """Takes a packet of gossip, and whence it came; `Unavailable` while it cannot."""
 
 
-def make_peer_app(deliver: Deliver, core: Core | None = None) -> QuartTrio:
+Refused = Callable[[str, str], None]
+"""Told of the host of who is not whom he gives himself for, and why."""
+
+
+def make_peer_app(
+    deliver: Deliver, core: Core | None = None, refused: Refused = lambda _host, _why: None
+) -> QuartTrio:
     """The application; every answer that is not a success is a problem of RFC 9457.
 
     With a *core* it answers for the tasks of this node as the API does.
@@ -45,6 +51,7 @@ def make_peer_app(deliver: Deliver, core: Core | None = None) -> QuartTrio:
     async def packet() -> Response:
         said = await _packet()
         if said.speaker != caller():
+            refused(_source().host, f"it speaks as node {said.speaker[:8]}, and is {caller()[:8]}")
             raise Forbidden("a packet that speaks for another node than its sender")
         deliver(said, _source())
         return nothing()

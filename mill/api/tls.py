@@ -34,13 +34,14 @@ class Tls(Protocol):
         """What the application is told of the client (``scope["state"]``); ValueError for one that is let in no further."""
 
     def refused(self, host: str, why: str) -> None:
-        """Somebody from *host* did not get through the handshake."""
+        """Somebody from *host* did not get through the handshake, or made none."""
 
 
 async def secure(plain: trio.SocketStream, tls: Tls) -> tuple[Stream, dict[str, Any]] | None:
     """The connection after its handshake, and what is known of the client; None for one that is not to be had."""
     with trio.move_on_after(HANDSHAKE_S):
         if await _speaks_plainly(plain):
+            tls.refused(plain.socket.getpeername()[0], "it speaks without TLS")
             await _answer_plainly(plain)
             return None
         context = tls.context(plain.socket.getsockname()[0])

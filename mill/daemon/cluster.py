@@ -37,7 +37,7 @@ from mill.daemon.news import News
 from mill.daemon.peers import Peers
 from mill.errors import SetupError, Unavailable
 from mill.model import Resources
-from mill.security.box import ID_BYTES, Opener, Sealer
+from mill.security.box import ID_BYTES, Opened, Opener, Refusal, Sealer, sender_of
 from mill.security.channel import Channels, PeerTls
 from mill.security.keys import Keyring
 from mill.store import Store
@@ -120,6 +120,23 @@ class Door:
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         other = self.rest if scope.get("path") != PACKET else None
         await (self.packets if other is None else other)(scope, receive, send)
+
+
+class Watched(Opener):
+    """Tells of what it does not open, with the node whose name that bears."""
+
+    def __init__(
+        self, ring: Keyring, me: NodeId, on_refused: Callable[[Refusal, NodeId | None], None]
+    ) -> None:
+        super().__init__(ring, me)
+        self._on_refused = on_refused
+
+    def open(self, datagram: bytes) -> Opened | Refusal:
+        opened = super().open(datagram)
+        if isinstance(opened, Refusal):
+            sender = sender_of(datagram)
+            self._on_refused(opened, None if sender is None else NodeId(sender))
+        return opened
 
 
 @attrs.define(eq=False)
@@ -206,7 +223,7 @@ async def join(
         address=Address(doors.membership.address, config.peer_port),
         meta={**me.meta, **({FOUNDER: "1"} if doors.membership.founder else {})},
         sealer=Sealer(ring, me.id, secrets.token_bytes(ID_BYTES)),
-        opener=Opener(ring, me.id),
+        opener=Watched(ring, me.id, news.turned_away),
         rng=SystemRandom(),
         wall=wall,
         stream=partial(_stream, reached, news),
@@ -215,7 +232,7 @@ async def join(
     udp = trio.socket.from_stdlib_socket(doors.udp)
     gossip: Gossip = await layer(service.serve, setup, config.join, store, news.of, udp)
     news.tasks.condemned(gossip.condemned)
-    door = Door(make_peer_app(gossip.deliver))
+    door = Door(make_peer_app(gossip.deliver, refused=news.stranger))
     await layer(partial(api_server.serve, door, doors.tcp, Load(), PeerTls(channels, news.stranger)))
     return Cluster(gossip, news, reached, door, wall, doors.membership.founder, config.away_secs)
 

@@ -9,7 +9,7 @@ from random import SystemRandom
 import attrs
 import trio
 
-from mill.api import peer_nodes
+from mill.api import peer_names, peer_nodes
 from mill.api.core import Core
 from mill.api.peer import make_peer_app
 from mill.daemon import placing, seat
@@ -17,9 +17,9 @@ from mill.daemon.clock import SystemClock
 from mill.daemon.fleet import Fleet
 from mill.daemon.joining import Joined
 from mill.daemon.layers import Layer
+from mill.daemon.names import TaskNames
 from mill.daemon.nodes import Nodes
 from mill.daemon.offers import Offers
-from mill.daemon.seat import Seat
 from mill.store import Store
 from mill.tasks.service import Tasks
 
@@ -27,6 +27,7 @@ from mill.tasks.service import Tasks
 async def answer_for_all(
     joined: Joined | None,
     core: Core,
+    own: TaskNames,
     store: Store,
     tasks: Tasks,
     nodes: Nodes,
@@ -37,8 +38,7 @@ async def answer_for_all(
     """*core*, as the API of a member has it; from now on other nodes may ask this one. A node that is none has its own."""
     if joined is None:
         return core
-    member = joined.cluster
-    here = Seat(member.gossip, member.news)
+    member, here = joined.cluster, joined.seat
     fleet = Fleet(here, store, tasks.table, member.peers, trio.current_time)
     offers = Offers(here, tasks, lambda: nodes.state, SystemRandom())
     await layer(offers.serve, images)
@@ -49,5 +49,6 @@ async def answer_for_all(
     made = attrs.evolve(core, fleet=fleet, placement=placement)
     app = make_peer_app(member.gossip.deliver, made)
     app.register_blueprint(peer_nodes.routes(nodes, joined.subnets))
+    app.register_blueprint(peer_names.routes(own))
     member.door.rest = app
     return made

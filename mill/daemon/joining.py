@@ -12,6 +12,7 @@ from mill.daemon.clock import SystemClock
 from mill.daemon.cluster import Cluster, Doors, Me
 from mill.daemon.layers import Layer
 from mill.daemon.replicated import Replicated
+from mill.daemon.seat import Seat
 from mill.daemon.subnets import Subnets
 from mill.network.addresses import Peer
 from mill.security.channel import Channels
@@ -26,6 +27,7 @@ class Joined:
     cluster: Cluster
     subnets: Subnets
     store: Replicated
+    seat: Seat
 
 
 async def join(
@@ -47,7 +49,9 @@ async def join(
     layers.push_async_callback(member.gossip.linger)
     subnets = Subnets(member, config.mesh_cidr, fixed_peers(config))
     subnet = await subnets.own(config.mesh_subnet, config.data_dir)
-    return Joined(member, subnets, Replicated(store, member)), attrs.evolve(config, mesh_subnet=subnet)
+    return Joined(member, subnets, Replicated(store, member), Seat(member.gossip, member.news)), attrs.evolve(
+        config, mesh_subnet=subnet
+    )
 
 
 def fixed_peers(config: Config) -> tuple[Peer, ...]:

@@ -1,5 +1,6 @@
 """Tasks as DNS sees them: names and addresses, of this node straight out of its table, of others as they were heard of. Plugged in by `node`."""
 
+import re
 from collections.abc import Callable
 
 import attrs
@@ -8,6 +9,9 @@ from mill.daemon.others import Others
 from mill.dns.names import Known, Name, Unsure
 from mill.model import Network
 from mill.tasks.table import Table
+
+_ID = re.compile(r"(?=.{6,63}$)[a-z0-9][a-z0-9-]*-[a-z0-9]{4,}")
+"""What `tasks.drafts` makes: of other names no node knows anything."""
 
 
 @attrs.frozen
@@ -20,8 +24,10 @@ class TaskNames:
     address: str
     allotted: Callable[[str], str | None] = lambda _: None
     others: Others | None = None
+    ended: Callable[[str], bool] = lambda _: False
+    """Whether the end of a task of another node has been heard of."""
     partial: Callable[[], bool] = lambda: False
-    """Whether other nodes may know of tasks that this one has not heard of."""
+    """Whether other nodes may know of tasks that this one has not compared with them."""
 
     def lookup(self, task_id: str) -> Name | Unsure | None:
         """A task is in the table from its commit, before the 201, until after its terminal record; another node's, from when
@@ -37,11 +43,16 @@ class TaskNames:
         return Name((ip,) if ip is not None else (), record.spec.port)
 
     def _elsewhere(self, task_id: str) -> Name | Unsure | None:
-        record = None if self.others is None else self.others.get(task_id)
-        if record is None or self.others is None:
-            return Known.UNSURE if self.partial() else None
-        on_host = record.spec.network is Network.HOST
-        ip = self.others.host_of(record) if on_host else record.ip
+        """One that runs on the mesh has its address from the spawn on, and its owner alone knows it before it runs."""
+        if self.others is None:
+            return None
+        record = self.others.get(task_id)
+        if record is None:
+            return None if self.ended(task_id) or not _ID.fullmatch(task_id) else Known.UNSURE
+        network = record.spec.network
+        if network is Network.MESH and record.ip is None:
+            return Known.UNSURE
+        ip = self.others.host_of(record) if network is Network.HOST else record.ip
         return Name((ip,) if ip is not None else (), record.spec.port)
 
     def reverse(self, address: str) -> str | Unsure | None:

@@ -13,11 +13,9 @@ from mill.cluster.outcomes import Led, Outcome
 from mill.cluster.rows import Statement
 from mill.cluster.values import Address, Member, MemberState, NodeId
 from mill.cluster.verdicts import Held
+from mill.daemon.seldom import Seldom
 from mill.daemon.shown import Shown
-
-TOLD_AGAIN_S = 60.0
-"""Between two lines about the same trouble with the same address."""
-MOST_TOLD = 1000
+from mill.security.box import Refusal
 
 log = structlog.get_logger()
 
@@ -27,6 +25,13 @@ _WORDS = {
     MemberState.DOWN: "a node does not answer any more",
     MemberState.LEFT: "a node has left",
 }
+_TURNED_AWAY = {
+    Refusal.SIZE: "it is none of Mill's",
+    Refusal.VERSION: "it is of another version of Mill",
+    Refusal.FORGED: "it is forged, or was damaged on its way",
+    Refusal.REPLAYED: "it has come before, or comes much too late: somebody replays it",
+}
+"""Datagrams by another secret are told with who sent them; one's own, sent back, come of a list of members that names all."""
 
 
 class News:
@@ -41,7 +46,7 @@ class News:
         self._wall = wall
         self._seeds = {str(Address(*seed)) for seed in seeds}
         self._silent_since: dict[NodeId, float] = {}
-        self._told: dict[tuple[str, str], float] = {}
+        self._joins, self._turned_away = Seldom(), Seldom()
         self._alone = True
 
     def of(self, engine: Engine) -> "News":
@@ -88,24 +93,22 @@ class News:
     def refused(self, why: str, address: Address) -> None:
         """A stream that failed on its way to somebody to join by is worth a line; one to a member is the membership's to judge."""
         if self._alone and str(address) in self._seeds:
-            if self._is_new(str(address), why):
+            if self._joins.is_news(str(address), why):
                 log.error("cannot join; trying on", join=str(address), why=why)
         elif "another secret" in why:
             self.stranger(address.host, why)
 
     def stranger(self, host: str, why: str) -> None:
-        if self._is_new(host, "stranger"):
+        """Somebody at *host* was not let in, or is not whom he is taken for."""
+        if self._turned_away.is_news(host, why):
             log.warning("somebody there is not of this cluster: has it another secret?", host=host, why=why)
 
-    def _is_new(self, whose: str, what: str) -> bool:
-        """Said once a minute."""
-        key, now = (whose, what), trio.current_time()
-        if now - self._told.get(key, -TOLD_AGAIN_S) < TOLD_AGAIN_S:
-            return False
-        if len(self._told) > MOST_TOLD:
-            self._told.clear()
-        self._told[key] = now
-        return True
+    def turned_away(self, refusal: Refusal, sender: NodeId | None) -> None:
+        """A datagram that bears the name of *sender*, truly or not, was not opened."""
+        why = _TURNED_AWAY.get(refusal)
+        if why is not None and self._turned_away.is_news(why, sender or ""):
+            named = None if sender is None else self.name(sender)
+            log.warning("a datagram was refused", in_the_name_of=named, why=why)
 
     def _member(self, old: Member | None, new: Member | None) -> None:
         if new is None and old is not None:

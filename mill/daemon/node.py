@@ -37,7 +37,7 @@ from mill.containerd.running import Running
 from mill.containerd.runtime import Runtime
 from mill.containerd.session import Session
 from mill.containerd.spares import Spares
-from mill.daemon import cluster, datadir, host, meters, rebuild, shared, soundness
+from mill.daemon import cluster, datadir, host, meters, questions, rebuild, shared, soundness
 from mill.daemon.clock import SystemClock
 from mill.daemon.cluster import Doors
 from mill.daemon.everywhere import answer_for_all
@@ -47,6 +47,7 @@ from mill.daemon.meters import Meters
 from mill.daemon.metrics import Levels, Metrics
 from mill.daemon.names import TaskNames
 from mill.daemon.nodes import Nodes
+from mill.daemon.questions import Questions
 from mill.daemon.replicated import Replicated
 from mill.daemon.room import Room
 from mill.daemon.templates import Templates
@@ -121,15 +122,15 @@ async def serve_node(
         made = _runtime(config, containerd, pulled, clock, cgroups, mesh)
         engine: Runtime = await layer(runtime.serve, made)
         logs: Logs = await layer(log_store.serve, config.data_dir, clock.now)
-        member = None if joined is None else joined.cluster
-        held = None if joined is None else joined.store
+        member, held = (None, None) if joined is None else (joined.cluster, joined.store)
         tasks = await _tasks(config, store, held, engine, mesh, logs, clock, counted, layer)
-        names = await _dns(config, dns_port, tasks, held, engine, mesh, counted, layer)
+        own = TaskNames(tasks.table, engine.ip, mesh.ip_of)
+        names = await _dns(config, dns_port, own, joined, mesh, counted, layer)
         templates, tokens = await shared.load(config, store, member, clock.now)
         metrics = Metrics(counted, _levels(tasks, engine, logs, names, mesh, load := Load()))
         nodes = await Nodes.load(store, tasks, engine, clock.now(), member, config.data_dir / SECRET_NAME)
         core = _core(config, nodes, tasks, logs, Events(store), engine, templates, tokens, clock, metrics)
-        core = await answer_for_all(joined, core, store, tasks, nodes, engine.images.names, clock, layer)
+        core = await answer_for_all(joined, core, own, store, tasks, nodes, engine.images.names, clock, layer)
         if joined is not None:
             await layer(joined.subnets.lead, mesh)
         tls = None if _on_loopback(sock) else ApiTls(channels)
@@ -201,19 +202,20 @@ async def _containerd(
 async def _dns(
     config: Config,
     port: Listener,
-    tasks: Tasks,
-    held: Replicated | None,
-    engine: Runtime,
+    names: TaskNames,
+    joined: Joined | None,
     mesh: Mesh,
     counted: Meters,
     layer: Layer,
 ) -> Dns:
     """Names answer as the table has them: on the host's port, and for tasks at their gateway."""
-    known = TaskNames(tasks.table, engine.ip, mesh.ip_of)
-    if held is not None:
-        known = attrs.evolve(known, others=held.others, partial=held.is_partial)
-    zone = Zone(known, engine.ip, config.mesh_cidr)
     serve = partial(dns_service.serve, upstreams=config.dns_upstream, on_asked=counted.on_asked)
+    if joined is not None:
+        held = joined.store
+        names = attrs.evolve(names, others=held.others, ended=held.has_ended, partial=held.is_partial)
+        asked: Questions = await layer(questions.serve, joined.seat, joined.cluster.peers)
+        serve = partial(serve, ask=asked.ask)
+    zone = Zone(names, names.address, config.mesh_cidr)
     served: Dns = await layer(serve, zone, SystemRandom(), listens=[port])
     try:
         await served.listen(f"{mesh.gateway}:{DNS_PORT}")

@@ -67,6 +67,11 @@ class Replicated:
     def is_partial(self) -> bool:
         return self._cluster.engine.partial
 
+    def has_ended(self, task_id: str) -> bool:
+        """Whether its end, or a verdict on it, is known here."""
+        view = self._records.lookup(task_id)
+        return view is not None and view.terminal
+
     # -- own tasks --------------------------------------------------------------------------------------------------
 
     async def insert(self, task: Task) -> None:

@@ -6,8 +6,8 @@
     mill, ns.mill           SOA, NS, A      the zone itself
 
     a task without that record         no error, no answer, the zone's SOA (RFC 2308)
-    no such task, deeper names         the same as NXDOMAIN; a name that a task could have as `Miss`, for who can ask elsewhere
-    it cannot be told                  SERVFAIL
+    no such task, deeper names         the same as NXDOMAIN
+    it cannot be told                  SERVFAIL; of a task as `Miss`, for who can ask elsewhere
     any other name                     `Forward`
     no query, or one we cannot take    nothing, FORMERR, NOTIMP, REFUSED, BADVERS
 
@@ -48,12 +48,13 @@ class Forward(NamedTuple):
 
 
 class Miss(NamedTuple):
-    """Nothing is known here of a task that could be: *asked* is its id, or an address of the mesh.
+    """It is not known here whether there is a task of that id.
 
-    `wire` says NXDOMAIN. A shell that can ask elsewhere does so first, and calls `answer` again with names that have learned.
+    `wire` says SERVFAIL. A shell that can ask elsewhere does so first, and calls `answer` again with names that have learnt.
     """
 
-    asked: str
+    question: Question
+    task_id: str
     wire: bytes
 
 
@@ -75,6 +76,9 @@ class _Asked(NamedTuple):
 
     def refuse(self, rcode: int) -> bytes:
         return message.reply(self.question, message.RA, rcode, udp=self.udp)
+
+    def miss(self, task_id: str) -> Miss:
+        return Miss(self.question, task_id, self.refuse(message.SERVFAIL))
 
     def own(self, type_: int, data: bytes, skipped: int = 0) -> bytes:
         """A record of the name that was asked for, less its first *skipped* bytes."""
@@ -107,9 +111,9 @@ def _of_label(asked: _Asked, label: bytes, zone: Zone) -> bytes | Miss:
     task_id = label.decode("latin-1")
     found = zone.names.lookup(task_id)
     if found is None:
-        return Miss(task_id, asked.deny(message.NXDOMAIN))
+        return asked.deny(message.NXDOMAIN)
     if found is Known.UNSURE:
-        return asked.refuse(message.SERVFAIL)
+        return asked.miss(task_id)
     return _of_task(asked, found)
 
 
@@ -131,9 +135,9 @@ def _deeper(asked: _Asked, labels: list[bytes], zone: Zone) -> bytes | Miss:
     task_id = labels[-1].decode("latin-1")
     found = zone.names.lookup(task_id)
     if found is None:
-        return Miss(task_id, asked.deny(message.NXDOMAIN))
+        return asked.deny(message.NXDOMAIN)
     if found is Known.UNSURE:
-        return asked.refuse(message.SERVFAIL)
+        return asked.miss(task_id)
     return _of_service(asked, found) if labels[:-1] == _SERVICE else asked.deny()
 
 
@@ -158,7 +162,7 @@ def _of_zone(asked: _Asked) -> bytes:
     return asked.deny()
 
 
-def _of_address(asked: _Asked, labels: list[bytes], zone: Zone) -> bytes | Forward | Miss:
+def _of_address(asked: _Asked, labels: list[bytes], zone: Zone) -> bytes | Forward:
     """A name below ``in-addr.arpa`` (RFC 1035, 3.5)."""
     address = _address_of(labels)
     if zone.mesh is None or address is None or address not in zone.mesh:
@@ -166,7 +170,7 @@ def _of_address(asked: _Asked, labels: list[bytes], zone: Zone) -> bytes | Forwa
     zone_at = sum(len(label) + 1 for label in labels[: _BYTES_OF_ADDRESS - -(-zone.mesh.prefixlen // 8)])
     task_id = zone.names.reverse(str(address))
     if task_id is None:
-        return Miss(str(address), asked.deny(message.NXDOMAIN, zone_at))
+        return asked.deny(message.NXDOMAIN, zone_at)
     if task_id is Known.UNSURE:
         return asked.refuse(message.SERVFAIL)
     if asked.question.type not in {message.PTR, message.ANY}:

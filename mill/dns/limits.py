@@ -12,9 +12,9 @@ CONNECTIONS = 256
 IDLE_S = 10.0
 """A TCP connection that completes no query for so long is closed (RFC 7766 asks for a few seconds), as is one that takes no answer."""
 PIPELINE = 32
-"""Queries of one TCP connection that wait for upstream; the next is read when one is done."""
+"""Queries of one TCP connection that wait for upstream or for other nodes; the next is read when one is done."""
 WAITING = 1024
-"""Queries that wait for upstream, of all clients; more get SERVFAIL at once."""
+"""Queries that wait for upstream or for other nodes, of all clients; more get SERVFAIL at once."""
 FLIGHTS = 512
 """Questions on their way to upstreams, each with a socket of its own."""
 PATIENCE_S = 4.5

@@ -21,7 +21,7 @@ class Known(Enum):
     """What is said of a name beside a yes or a no."""
 
     UNSURE = "unsure"
-    """Nobody who could know answers: neither the name's absence nor its presence may be claimed."""
+    """It is not known here, and somebody else may know: neither the name's absence nor its presence may be claimed."""
 
 
 Unsure = Literal[Known.UNSURE]
@@ -31,10 +31,23 @@ class Names(Protocol):
     """Instant, and called for every query: a dictionary's speed is expected."""
 
     def lookup(self, task_id: str) -> Name | Unsure | None:
-        """The task of that id from its 201 until its end; None if there is none."""
+        """The task of that id from its 201 until its end; None if there certainly is none."""
 
     def reverse(self, address: str) -> str | Unsure | None:
         """The id of the task that has *address*, one of the mesh's, for itself."""
+
+
+@attrs.frozen
+class Learnt:
+    """As `Names`: of the one name that somebody was asked about."""
+
+    found: Name | Unsure | None
+
+    def lookup(self, task_id: str) -> Name | Unsure | None:  # noqa: ARG002 -- it is the one
+        return self.found
+
+    def reverse(self, address: str) -> str | Unsure | None:  # noqa: ARG002 -- nobody was asked about it
+        return Known.UNSURE
 
 
 @attrs.frozen

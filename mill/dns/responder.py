@@ -1,7 +1,7 @@
-"""One query and its answer: from the zone or the cache at once, from upstream later. Counts both. Used by `service` and `stream`."""
+"""One query and its answer: from the zone or the cache at once, from upstream or other nodes later. Counts all. For `service` and `stream`."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
 import structlog
@@ -11,7 +11,7 @@ from mill.dns.answer import Forward, Miss, answer
 from mill.dns.forward import BUSY, Forwarder
 from mill.dns.limits import WAITING
 from mill.dns.message import RCODES, Question
-from mill.dns.names import Zone
+from mill.dns.names import Known, Learnt, Name, Unsure, Zone
 
 SOURCES: Sequence[tuple[str, Sequence[str]]] = (
     ("mill", ("noerror", "nxdomain", "servfail", "formerr", "notimp", "refused", "badvers", "dropped")),
@@ -20,7 +20,15 @@ SOURCES: Sequence[tuple[str, Sequence[str]]] = (
 )
 """Where answers come from, and which they usually are. No others than those of `RCODES` can be."""
 
+Ask = Callable[[str], Awaitable[Name | Unsure | None]]
+"""What others know of a task that this node does not, within a time that no client minds; it raises nothing."""
+
 log = structlog.get_logger()
+
+
+async def ask_nobody(task_id: str) -> Unsure:  # noqa: ARG001 -- as `Ask`
+    """For a node that has no others."""
+    return Known.UNSURE
 
 
 @attrs.define(eq=False)
@@ -29,11 +37,12 @@ class Responder:
 
     _zone: Zone
     _forwarder: Forwarder
+    _ask: Ask = ask_nobody
     counts: Counter[tuple[str, str]] = attrs.field(factory=Counter)
     _waiting: int = 0
 
-    def answer_now(self, wire: bytes, *, udp: bool) -> bytes | Question | None:
-        """The answer if it needs no waiting; the question that `answer_later` is to be given; None: no answer at all."""
+    def answer_now(self, wire: bytes, *, udp: bool) -> bytes | Question | Miss | None:
+        """The answer if it needs no waiting; what `answer_later` is to be given; None: no answer at all."""
         try:
             made = answer(wire, self._zone, udp=udp)
         except Exception:  # the top of one query
@@ -41,7 +50,9 @@ class Responder:
             made = None
         if isinstance(made, Forward):
             return self._from_cache(made.question, udp=udp)
-        return self._counted("mill", made.wire if isinstance(made, Miss) else made)
+        if isinstance(made, Miss):
+            return made if self._waiting < WAITING else self._counted("mill", made.wire)
+        return self._counted("mill", made)
 
     def _from_cache(self, question: Question, *, udp: bool) -> bytes | Question | None:
         made = self._forwarder.cached(question, udp=udp)
@@ -52,18 +63,26 @@ class Responder:
         self._forwarder.failures[BUSY] += 1
         return self._failed(question, udp=udp)
 
-    async def answer_later(self, question: Question, *, udp: bool) -> bytes:
-        """What upstream says, or SERVFAIL, before the client loses its patience."""
+    async def answer_later(self, asked: Question | Miss, *, udp: bool) -> bytes:
+        """What upstream says, or the other nodes; or SERVFAIL, before the client loses its patience."""
         self._waiting += 1
         try:
-            reply = await self._forwarder.resolve(question)
+            if isinstance(asked, Miss):
+                return self._learnt(asked, await self._ask(asked.task_id), udp=udp)
+            reply = await self._forwarder.resolve(asked)
         finally:
             self._waiting -= 1
         if reply is None:
-            return self._failed(question, udp=udp)
-        made = reply.to(question, udp=udp)
+            return self._failed(asked, udp=udp)
+        made = reply.to(asked, udp=udp)
         self._counted("upstream", made)
         return made
+
+    def _learnt(self, miss: Miss, found: Name | Unsure | None, *, udp: bool) -> bytes:
+        made = answer(miss.question.wire, attrs.evolve(self._zone, names=Learnt(found)), udp=udp)
+        said = made if isinstance(made, bytes) else miss.wire
+        self._counted("mill", said)
+        return said
 
     def _failed(self, question: Question, *, udp: bool) -> bytes:
         made = message.reply(question, message.RA, message.SERVFAIL, udp=udp)

@@ -1,6 +1,6 @@
 """Mill's DNS on its sockets: queries in, answers out. The daemon serves it, and gives it the names and the addresses.
 
-Datagrams are answered in batches that leave the rest of milld its turns. What waits for upstream is limited in number, so
+Datagrams are answered in batches that leave the rest of milld its turns. What waits for others is limited in number, so
 that no flood takes more than a fixed amount of memory.
 """
 
@@ -14,12 +14,13 @@ from random import Random
 import attrs
 import trio
 
+from mill.dns.answer import Miss
 from mill.dns.forward import RESOLV_CONF, Forwarder, OnAsked, Upstreams, is_ours, tell_nobody
 from mill.dns.limits import BATCH, CONNECTIONS
 from mill.dns.listener import Listener, Sender, bind
 from mill.dns.message import Question
 from mill.dns.names import Zone
-from mill.dns.responder import Responder
+from mill.dns.responder import Ask, Responder, ask_nobody
 from mill.dns.stream import BROKEN, serve_stream
 from mill.dns.upstream import Address
 from mill.errors import SetupError
@@ -85,8 +86,8 @@ class Dns:
                     elif made is not None:
                         later.start_soon(self._send_later, listener, made, sender)
 
-    async def _send_later(self, listener: Listener, question: Question, sender: Sender) -> None:
-        listener.send(await self._responder.answer_later(question, udp=True), sender)
+    async def _send_later(self, listener: Listener, asked: Question | Miss, sender: Sender) -> None:
+        listener.send(await self._responder.answer_later(asked, udp=True), sender)
 
     async def _serve_tcp(self, listener: Listener) -> None:
         accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener.tcp))
@@ -124,11 +125,12 @@ async def serve(
     upstreams: Sequence[Address] = (),
     resolv_conf: Path = RESOLV_CONF,
     on_asked: OnAsked = tell_nobody,
+    ask: Ask = ask_nobody,
     task_status: trio.TaskStatus[Dns],
 ) -> None:
     """Answer on *listens*, which are closed at the end, until cancelled. Without *upstreams*, *resolv_conf* names them.
 
-    *choice* is a generator that nobody can guess. `SetupError` when an upstream is ourselves.
+    *choice* is a generator that nobody can guess; *ask* knows of tasks that the zone does not. `SetupError` when an upstream is ourselves.
     """
     with ExitStack() as owned:
         for listener in listens:
@@ -138,7 +140,7 @@ async def serve(
         ours = lambda: [listener.address for listener in listeners]  # noqa: E731
         async with trio.open_nursery() as nursery:
             forwarder = Forwarder(nursery, Upstreams(upstreams, resolv_conf, ours), choice, on_asked)
-            dns = Dns(Responder(zone, forwarder), forwarder, nursery, listeners)
+            dns = Dns(Responder(zone, forwarder, ask), forwarder, nursery, listeners)
             for listener in listens:
                 await nursery.start(dns.serve_on, listener)
             task_status.started(dns)

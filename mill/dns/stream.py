@@ -3,6 +3,7 @@
 import attrs
 import trio
 
+from mill.dns.answer import Miss
 from mill.dns.limits import IDLE_S, PIPELINE
 from mill.dns.message import Frames, Question, frame
 from mill.dns.responder import Responder
@@ -34,7 +35,7 @@ class _Connection:
                 made = self._responder.answer_now(wire, udp=False)
                 if made is None:  # who sends what is no query has lost its place in the stream
                     return
-                if isinstance(made, Question):
+                if isinstance(made, Question | Miss):
                     await self._room.acquire()
                     self._later.start_soon(self._write_later, made)
                 else:
@@ -50,9 +51,9 @@ class _Connection:
                 pass
         return b""
 
-    async def _write_later(self, question: Question) -> None:
+    async def _write_later(self, asked: Question | Miss) -> None:
         try:
-            await self._write(await self._responder.answer_later(question, udp=False))
+            await self._write(await self._responder.answer_later(asked, udp=False))
         finally:
             self._room.release()
 

@@ -203,6 +203,13 @@ class _Session:
         self.seen |= 1 << (self.latest - counter)
 
 
+def sender_of(datagram: bytes) -> str | None:
+    """Whose it claims to be; None for what has no header of ours."""
+    if len(datagram) < HEADER.size or datagram[0] != VERSION:
+        return None
+    return _Header(*HEADER.unpack_from(datagram)).sender.hex()
+
+
 def _id_bytes(node_id: str) -> bytes:
     """A node id, 32 hex digits, as it lies in a header."""
     found = bytes.fromhex(node_id)

@@ -15,7 +15,7 @@ import attrs
 import httpx
 import trio
 
-from mill.api import server
+from mill.api import peer_names, server
 from mill.api.app import make_app
 from mill.api.peer import make_peer_app
 from mill.cluster.values import Address, Member, MemberState, NodeId, Peer
@@ -27,6 +27,7 @@ from mill.security.channel import Channels, PeerTls
 from mill.security.keys import Keyring, Secret
 from mill.tasks.table import Table
 from tests.api.fakes import TOKEN, FakeNode, record
+from tests.dns.book import Book
 from tests.tasks.fakes import FakeRecords
 
 RING = Keyring(Secret(b"1" * 32))
@@ -68,6 +69,7 @@ class Node:
     number: int
     fake: FakeNode
     known: Known = attrs.field(factory=Known)
+    names: Book = attrs.field(factory=Book)
     peer: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     port: int = 0
     peer_port: int = 0
@@ -103,6 +105,7 @@ class Node:
         sock = server.bind(f"127.0.0.1:{self.peer_port}")
         self.peer_port = sock.getsockname()[1]
         app = make_peer_app(lambda *_: None, self.fake.core)
+        app.register_blueprint(peer_names.routes(self.names))
         with trio.CancelScope() as self.peer:
             await server.serve(app, sock, server.Load(), PeerTls(self.channels), task_status=task_status)
 
@@ -123,6 +126,7 @@ class Two:
     here: Node
     there: Node
     members: Members
+    reached: Peers
 
 
 @asynccontextmanager
@@ -136,7 +140,7 @@ async def two(folder: Path) -> AsyncIterator[Two]:
         reached: Peers = await nursery.start(partial(peers.serve, here.channels, address_of.get))
         here.fake.fleet = Fleet(members, here.known, Table(FakeRecords([])), reached, trio.current_time)
         await nursery.start(here.serve_api)
-        yield Two(here, there, members)
+        yield Two(here, there, members, reached)
         nursery.cancel_scope.cancel()
 
 

@@ -71,8 +71,26 @@ def test_other_nodes_tasks_have_names_until_their_end_is_heard_of(table: Table) 
     assert (names.lookup("own"), names.reverse("10.99.4.2")) == (None, None)
 
 
-def test_a_node_without_a_majority_is_not_sure_of_what_it_does_not_know(table: Table) -> None:
-    add(table, "own", network=Network.NONE, ip="10.99.0.2")
-    names = TaskNames(table, NODE, others=Others(lambda _: None, lambda _: None), partial=lambda: True)
-    assert names.lookup("own") == Name(("10.99.0.2",), 8080)
-    assert names.lookup("nobody") is names.reverse("10.99.4.2") is Known.UNSURE
+def test_what_only_others_can_tell_is_neither_claimed_nor_denied(table: Table) -> None:
+    add(table, "own-0000", network=Network.NONE, ip="10.99.0.2")
+    others = Others(lambda _: None, lambda _: None)
+    names = TaskNames(table, NODE, others=others, ended=lambda task_id: task_id == "over-0000")
+    assert names.lookup("own-0000") == Name(("10.99.0.2",), 8080)
+    assert names.lookup("new-0000") is names.lookup("a-b-c0d1e") is Known.UNSURE
+    assert names.lookup("over-0000") is None
+    for no_id in ("web", "web-abc", "-abcd", "web-ab\xe9d", "Web-abcd", "wpad", "", "w" * 59 + "-abcd"):
+        assert names.lookup(no_id) is None
+    assert names.reverse("10.99.4.2") is None
+    assert attrs.evolve(names, partial=lambda: True).reverse("10.99.4.2") is Known.UNSURE
+
+
+def test_the_address_of_a_task_that_does_not_run_yet_is_its_owners_to_tell(table: Table) -> None:
+    others = Others(lambda _: None, lambda _: None)
+    names = TaskNames(table, NODE, others=others)
+    for network, found in ((Network.MESH, Known.UNSURE), (Network.NONE, Name((), 8080))):
+        spec = Spec(image="busybox", name="web", memory=Size(1), network=network)
+        record = Record(
+            "web-0000", spec, Status.STARTING, "n2", OTHER, "web-0000.mill:8080", Times(Time(0.0))
+        )
+        others.learn("web-0000", record)
+        assert names.lookup("web-0000") == found

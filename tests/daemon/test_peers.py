@@ -36,9 +36,11 @@ class Other:
 
     port: int = 0
     packets: list[tuple[Packet, Address]] = attrs.field(factory=list)
+    turned_away: list[tuple[str, str]] = attrs.field(factory=list)
     full: bool = False
     load: server.Load = attrs.field(factory=server.Load)
     cut: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    refused: trio.Event = attrs.field(factory=trio.Event)
     followed: trio.Event = attrs.field(factory=trio.Event)
     left: trio.Event = attrs.field(factory=trio.Event)
 
@@ -51,8 +53,19 @@ class Other:
             raise Unavailable("full")
         self.packets.append((packet, source))
 
+    def refuse(self, host: str, why: str) -> None:
+        self.turned_away.append((host, why))
+        self.refused.set()
+
+    async def whys(self) -> list[str]:
+        """Why somebody was turned away, once that has been told."""
+        with trio.fail_after(5):
+            await self.refused.wait()
+        assert {host for host, _ in self.turned_away} == {"127.0.0.1"}
+        return [why for _, why in self.turned_away]
+
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
-        app = make_peer_app(self.deliver)
+        app = make_peer_app(self.deliver, refused=self.refuse)
 
         @app.post("/peer/echo")
         async def echo() -> tuple[bytes, int, dict[str, str]]:
@@ -84,7 +97,8 @@ class Other:
         self.port = sock.getsockname()[1]
         with self.cut:
             async with trio.open_nursery() as nursery:
-                await nursery.start(partial(server.serve, app, sock, self.load, PeerTls(channels(OTHER))))
+                tls = PeerTls(channels(OTHER), self.refuse)
+                await nursery.start(partial(server.serve, app, sock, self.load, tls))
                 task_status.started()
 
 
@@ -193,11 +207,16 @@ async def test_another_secret_is_one_line_on_either_side(nursery: trio.Nursery, 
     with pytest.raises(Stranger, match="another secret"):
         async with stranger.open(OTHER, "POST", "/peer/packet", content=b"x"):
             pass
+    assert len(await other.whys()) == 1
     assert not other.packets
 
 
-@pytest.mark.parametrize("context", ["bare", "old"])
-async def test_without_a_certificate_or_with_tls_1_2_there_is_no_word(other: Other, context: str) -> None:
+@pytest.mark.parametrize(
+    ("context", "told"), [("bare", "did not return a certificate"), ("old", "unsupported protocol")]
+)
+async def test_without_a_certificate_or_with_tls_1_2_there_is_no_word(
+    other: Other, context: str, told: str
+) -> None:
     own = channels(ME)
     made = ssl.create_default_context(cadata=own.trusted_pem) if context == "bare" else own.peer_client()
     if context == "old":
@@ -205,6 +224,15 @@ async def test_without_a_certificate_or_with_tls_1_2_there_is_no_word(other: Oth
     async with httpx.AsyncClient(verify=made, trust_env=False) as http:
         with pytest.raises(httpx.TransportError):
             await http.post(f"https://{other.address}/peer/packet", content=b"x")
+    [why] = await other.whys()
+    assert told in why
+    assert not other.packets
+
+
+async def test_plain_http_is_told_what_is_spoken_and_noted(other: Other) -> None:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        answer = await http.post(f"http://{other.address}/peer/packet", content=b"x")
+    assert (answer.status_code, await other.whys()) == (400, ["it speaks without TLS"])
     assert not other.packets
 
 
@@ -227,6 +255,7 @@ async def test_nobody_speaks_for_another(me: Peers, other: Other) -> None:
     status, body = await post(me, encode(Packet(THIRD, 1, 0, Gossip())))
     assert status == 403
     assert b"speaks for another node" in body
+    assert await other.whys() == [f"it speaks as node {THIRD[:8]}, and is {ME[:8]}"]
     assert not other.packets
 
 

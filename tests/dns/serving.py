@@ -15,6 +15,7 @@ from mill.dns.forward import OnAsked, tell_nobody
 from mill.dns.listener import bind
 from mill.dns.message import Frames, frame
 from mill.dns.names import Zone
+from mill.dns.responder import Ask, ask_nobody
 from mill.dns.service import Dns
 from mill.dns.upstream import Address
 from tests.dns.book import ZONE
@@ -43,6 +44,7 @@ async def serving(
     resolv_conf: Path = Path("/no/such/resolv.conf"),
     listen: str = "127.0.0.1:0",
     on_asked: OnAsked = tell_nobody,
+    others: Ask = ask_nobody,
 ) -> AsyncIterator[Dns]:
     """The service until the block is left; then no socket of it may be open."""
     before = sockets()
@@ -55,6 +57,7 @@ async def serving(
             upstreams=upstreams,
             resolv_conf=resolv_conf,
             on_asked=on_asked,
+            ask=others,
         )
         yield await nursery.start(serve)
         nursery.cancel_scope.cancel()

@@ -5,14 +5,17 @@ import struct
 
 import attrs
 import dns.message
+import dns.rcode
 import pytest
 import trio
+import trio.testing
 
-from mill.dns.limits import CONNECTIONS, IDLE_S, PIPELINE
+from mill.dns.limits import BATCH, CONNECTIONS, IDLE_S, PIPELINE, WAITING
 from mill.dns.listener import bind
 from mill.dns.message import frame
+from mill.dns.names import Known, Name, Unsure
 from mill.errors import SetupError
-from tests.dns.book import ZONE, query, texts
+from tests.dns.book import ZONE, Book, query, texts
 from tests.dns.resolver import resolver, silent
 from tests.dns.serving import WITHIN_S, ask, by_tcp, by_udp, read_frames, serving, sockets
 
@@ -26,6 +29,54 @@ async def test_tasks_are_answered_by_both_transports_and_counted(*, tcp: bool) -
         await ask(dns_.addresses[0], "gone-0000.mill", tcp=tcp)
         await ask(dns_.addresses[0], "maybe-i9j0.mill", tcp=tcp)
         assert dns_.counts == {("mill", "noerror"): 1, ("mill", "nxdomain"): 1, ("mill", "servfail"): 1}
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+async def test_what_is_not_known_here_is_asked_of_others_and_nobody_else_waits(*, tcp: bool) -> None:
+    told = {"maybe-0001": Name(("10.99.7.7",), 80), "maybe-0002": None, "maybe-0003": Known.UNSURE}
+    zone = attrs.evolve(ZONE, names=Book({"web-a1b2": Name(("10.99.0.2",), 8080)}, set(told)))
+    may_answer = trio.Event()
+
+    async def others(task_id: str) -> Name | Unsure | None:
+        await may_answer.wait()
+        return told[task_id]
+
+    async with serving(zone=zone, others=others) as dns_, trio.open_nursery() as nursery:
+        codes: dict[str, tuple[str, list[str]]] = {}
+
+        async def put(task_id: str) -> None:
+            said = await ask(dns_.addresses[0], f"{task_id}.mill", tcp=tcp)
+            codes[task_id] = dns.rcode.to_text(said.rcode()), texts(said.answer)
+
+        for task_id in told:
+            nursery.start_soon(put, task_id)
+        assert texts((await ask(dns_.addresses[0], "web-a1b2.mill", tcp=tcp)).answer) == WEB
+        assert not codes
+        may_answer.set()
+        with trio.fail_after(WITHIN_S):
+            await trio.testing.wait_all_tasks_blocked(0.2)
+        assert codes == {
+            "maybe-0001": ("NOERROR", ["maybe-0001.mill. 1 A 10.99.7.7"]),
+            "maybe-0002": ("NXDOMAIN", []),
+            "maybe-0003": ("SERVFAIL", []),
+        }
+        assert dns_.counts == {("mill", "noerror"): 2, ("mill", "nxdomain"): 1, ("mill", "servfail"): 1}
+
+
+async def test_a_flood_of_what_others_would_have_to_tell_takes_a_fixed_number_of_places() -> None:
+    zone = attrs.evolve(ZONE, names=Book({}, {"maybe-0001"}))
+
+    async def others(_: str) -> None:
+        await trio.sleep_forever()
+
+    wires = [query("maybe-0001.mill") for _ in range(WAITING + 3 * BATCH)]
+    async with serving(zone=zone, others=others) as dns_:
+        with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, trio.fail_after(WITHIN_S):
+            await sock.connect(dns_.addresses[0])
+            for wire in wires:
+                await sock.send(wire)
+            assert {(await sock.recv(512))[3] & 15 for _ in range(2 * BATCH)} == {2}
+        assert dns_.counts["mill", "servfail"] <= 3 * BATCH
 
 
 async def test_a_refusal_that_only_edns_can_tell_is_counted_as_one() -> None:

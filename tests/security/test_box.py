@@ -17,6 +17,7 @@ from mill.security.box import (
     Opener,
     Refusal,
     Sealer,
+    sender_of,
 )
 from mill.security.keys import Keyring, Secret
 
@@ -126,6 +127,14 @@ def test_each_refusal_says_why(opener: Opener) -> None:
 
 
 # -- replays --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_refused_still_bears_a_name() -> None:
+    sealed = sealer().seal(b"x")
+    assert sender_of(sealed) == A
+    assert [sender_of(wrong) for wrong in (b"", sealed[: HEADER.size - 1], b"\xff" + sealed[1:])] == [
+        None
+    ] * 3
 
 
 def test_a_replay_is_refused(opener: Opener) -> None:
