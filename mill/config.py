@@ -81,8 +81,10 @@ LOAD_EVERY_S = 0.2
 """How old what a node says of its load may be."""
 IMAGES_EVERY_S = 2.0
 """How old what it says of its images may be: containerd has to be asked."""
+ASK_TASK_S = 1.0
+"""For all other nodes to say whether they know a task that this one has not heard of yet; on an idle link they take 10 ms."""
 ASK_ALL_S = 0.3
-"""For all other nodes to say whether they know a task that this one has not heard of yet. What gossip takes is the bound."""
+"""For all other nodes to say what they know of a key, where no leader does. What gossip takes is the bound."""
 USAGE_S = 0.5
 """For other nodes to say what their tasks use now; of those that do not, nothing is shown."""
 LONG_POLL_S = 60.0

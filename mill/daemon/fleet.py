@@ -14,7 +14,7 @@ import trio
 from mill.api.core import Elsewhere
 from mill.api.forward import CALLER, SCOPE
 from mill.cluster.values import Member, MemberState, NodeId
-from mill.config import ASK_ALL_S, USAGE_S
+from mill.config import ASK_TASK_S, USAGE_S
 from mill.convert import from_json
 from mill.daemon.peers import Answer, Peers, Unreachable
 from mill.errors import Unavailable
@@ -100,10 +100,12 @@ class Fleet:
             except (Unreachable, *UNREADABLE) as error:
                 log.debug("a node does not say whether it knows a task", node=node[:8], why=str(error))
 
-        with trio.move_on_after(ASK_ALL_S):
+        with trio.move_on_after(ASK_TASK_S):
             async with trio.open_nursery() as nursery:
                 for node in self.others():
                     nursery.start_soon(ask, node)
+        if not found and (task := await self._known.get(task_id)) is not None:
+            return task.record  # gossip was faster
         if not found and unsure:
             names = ", ".join(self.name_of(node) for node in unsure)
             raise Unavailable(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import attrs
@@ -13,7 +14,7 @@ import trio
 from mill.api.forward import CALLER, SCOPE
 from mill.cluster.values import MemberState
 from mill.logs.frames import LogChunk, LogRequest
-from mill.model import Duration, Reason, Status, Usage
+from mill.model import Duration, Reason, Status, Task, Usage
 from tests.api.conftest import problem, until
 from tests.api.fakes import BUSYBOX, NOW, STATS, VIEW
 from tests.daemon import fleets
@@ -206,6 +207,22 @@ async def test_a_task_that_has_not_been_heard_of_is_asked_for_before_404(
         assert "node-2 did not say" in unsure.json()["detail"]
     two.members.set(two.there.id, MemberState.LEFT)
     assert problem(await api.get("/v1/tasks/new-0001")) == (404, "not-found", None)
+
+
+class Late(dict[str, Task]):
+    """Records that come while somebody looks for them."""
+
+    looked = 0
+
+    def get(self, task_id: str, _: object = None) -> Any:
+        self.looked += 1
+        return None if self.looked == 1 else Task(task(task_id, status=Status.STOPPED, reason=Reason.EXIT))
+
+
+async def test_what_gossip_brings_while_nobody_answers_is_an_answer(two: Two, api: httpx.AsyncClient) -> None:
+    two.there.peer.cancel()
+    two.here.known.rows = Late()
+    assert (await api.get("/v1/tasks/late-0001")).json()["status"] == "stopped"
 
 
 async def test_an_end_that_the_owner_tells_is_not_answered_by_an_older_word(

@@ -184,14 +184,26 @@ def test_a_leader_that_is_killed_while_others_spawn_costs_no_task(three: Fleet) 
                 killing.start()
             time.sleep(1 / SPAWNS_A_SECOND)
     killing.join()
-    leader.start()
     took = sorted(spawner.took)
     print(
         f"{len(spawner.ids)} of {count} spawned, {len(spawner.failed)} asked again; median {took[len(took) // 2] * 1000:.0f} ms, "
-        f"slowest {took[-1]:.2f} s; a new leader after {led_s[0]:.1f} s"
+        f"slowest {took[-1]:.2f} s, over 2 s {sum(seconds > 2 for seconds in took)}; a new leader after {led_s[0]:.1f} s"
     )
     assert len(set(spawner.ids)) == len(spawner.ids) == count
     assert not spawner.failed, spawner.failed
     assert sum(seconds > SLOW_S for seconds in took) <= 1, took[-5:]
+    everywhere(
+        three[:1],
+        lambda _: (
+            set(spawner.ids) <= set(there := containers(three, "under-")) and len(set(there)) == len(there)
+        ),
+    )
+    leader.start()
     everywhere(three, lambda it: set(it.nodes().values()) == {"alive"})
-    wait_for(three, "under-", spawner.ids)
+    everywhere(others, lambda it: containers(three, "under-") == [*sorted(alive(it, spawner.ids))])
+
+
+def alive(one: Placed, ids: list[str]) -> set[str]:
+    """Those that were not lost with the leader, which was away for longer than a node may be in the long run."""
+    lost = {record["id"] for record in one.tasks() if record["reason"] == "node_lost"}
+    return set(ids) - lost
