@@ -136,7 +136,18 @@ def make(number: int, first: Node | None, join: str | None, **options: str) -> F
 @contextmanager
 def fleet(size: int, archive: Path | None = None) -> Iterator[list[Placed]]:
     """That many nodes, all alive in each other's eyes; with busybox, if its archive is given."""
-    with hosts(*(f"{SUBNET}.{number}/24" for number in range(1, size + 1))) as made, ExitStack() as nodes:
+    with (
+        hosts(*(f"{SUBNET}.{number}/24" for number in range(1, size + 1))) as made,
+        fleet_on(made, archive) as placed,
+    ):
+        yield placed
+
+
+@contextmanager
+def fleet_on(made: list[Host], archive: Path | None = None) -> Iterator[list[Placed]]:
+    """One node on each of these hosts, whose addresses are the first of `SUBNET`."""
+    size = len(made)
+    with ExitStack() as nodes:
         placed: list[Placed] = []
         for number, host in enumerate(made, 1):
             first = placed[0].node if placed else None

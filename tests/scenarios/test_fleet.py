@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import dns.message
+import dns.query
+import dns.rcode
 import httpx
 import pytest
 
 from tests import leaks
 from tests.node import ROOT, TERMINAL
+from tests.pace import stretched
 from tests.scenarios.fleet import SLEEP, Placed, everywhere, fleet, make
 from tests.scenarios.mesh import SERVE, fetch, said
 
@@ -153,6 +157,60 @@ def test_tasks_of_all_nodes_reach_each_other_by_name_on_parts_of_the_range_that_
     assert (len(subnets), len(parts)) == (3, 3)
     for one, task_id in zip(three, servers, strict=True):
         one.api("DELETE", f"/v1/tasks/{task_id}")
+
+
+@pytest.mark.parametrize("rumours", ["pass", "are held back"])
+def test_a_task_has_its_name_on_every_node_from_its_201(three: Fleet, rumours: str) -> None:
+    """By n1, asked of n3 at once: before it has heard of it, and before it runs."""
+    a, _, c = three
+    dropped = ("INPUT", "-p", "udp", "--dport", "4401", "-j", "DROP")
+    if rumours != "pass":
+        c.host.run("iptables", "-I", *dropped)
+    try:
+        ids, took = [], []
+        for _ in range(10):
+            ids.append(a.spawn())
+            began = time.monotonic()
+            there = resolve(c, ids[-1])
+            took.append(time.monotonic() - began)
+            assert there == resolve(a, ids[-1])
+            assert there[0] == "NOERROR"
+            assert len(there[1]) == 1, there
+        assert resolve(c, "nobody-0000") == ("NXDOMAIN", [])
+    finally:
+        if rumours != "pass":
+            c.host.run("iptables", "-D", *dropped)
+    print(
+        f"rumours {rumours}: resolved elsewhere within {sorted(took)[5] * 1000:.0f} ms, {max(took) * 1000:.0f} at most"
+    )
+    for task_id in ids:
+        a.api("DELETE", f"/v1/tasks/{task_id}")
+        a.get(f"/v1/tasks/{task_id}", wait="terminal", timeout=20)
+    everywhere(three, lambda it: all(resolve(it, task_id) == ("NXDOMAIN", []) for task_id in ids), 10)
+
+
+def test_what_nobody_can_be_sure_of_is_a_failure_within_300_ms(three: Fleet) -> None:
+    c = three[2]
+    dropped = ("OUTPUT", "-p", "tcp", "--dport", "4401", "-j", "DROP")
+    c.host.run("iptables", "-I", *dropped)
+    try:
+        began = time.monotonic()
+        assert resolve(c, "nobody-0001") == ("SERVFAIL", [])
+        took_s = time.monotonic() - began
+    finally:
+        c.host.run("iptables", "-D", *dropped)
+    print(f"not sure after {took_s * 1000:.0f} ms")
+    assert took_s < stretched(1.0)
+    everywhere([c], lambda it: resolve(it, "nobody-0002") == ("NXDOMAIN", []), 10)
+    everywhere(three, lambda it: set(it.nodes().values()) == {"alive"}, 10)
+
+
+def resolve(one: Placed, task_id: str) -> tuple[str, list[str]]:
+    """As that node's DNS has it."""
+    query = dns.message.make_query(f"{task_id}.mill", "A")
+    answer = one.host.do(dns.query.udp, query, "127.0.0.1", port=one.node.dns_port, timeout=5)
+    addresses = [str(record) for records in answer.answer for record in records]
+    return dns.rcode.to_text(answer.rcode()), addresses
 
 
 def test_a_node_that_answers_cannot_be_forgotten(three: Fleet) -> None:
