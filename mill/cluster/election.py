@@ -66,6 +66,7 @@ class Election:
         self.highest = highest
         self._tuning = tuning
         self._voters: dict[NodeId, Voter] = {}
+        self._line: list[NodeId] | None = None
         self._seen = highest.term
         self._incumbent: Claim | None = None
         self._heard_at = now
@@ -127,7 +128,7 @@ class Election:
     def member(self, member: Member, now: float) -> list[Effect]:
         """A member is new or has changed."""
         old, new = self._voters.get(member.id), Voter.of(member)
-        self._voters[member.id] = new
+        self._voters[member.id], self._line = new, None
         if old is None or (old.present, old.joined_term) != (new.present, new.joined_term):
             self._changed_at = now
         if old != new:
@@ -137,6 +138,7 @@ class Election:
     def forget(self, node: NodeId, now: float) -> list[Effect]:
         """A member is forgotten, by somebody's order or because it left long ago: it no longer counts."""
         self._voters.pop(node, None)
+        self._line = None
         self._lease.doubt()
         return self.tick(now)
 
@@ -310,9 +312,12 @@ class Election:
     def _heir(self) -> NodeId | None:
         """The first in the line that is there; a silent leader is not."""
         silent = None if self._incumbent is None or self.leads else self._incumbent.leader
-        line = [voter for voter in self._voters.values() if voter.present and voter.id != silent]
-        first = min(line, key=lambda voter: voter.line, default=None)
-        return None if first is None else first.id
+        if (
+            self._line is None
+        ):  # only after a change of members: whoever asks for the deadline asks for the heir
+            there = (voter for voter in self._voters.values() if voter.present)
+            self._line = [voter.id for voter in sorted(there, key=lambda voter: voter.line)]
+        return next((node for node in self._line if node != silent), None)
 
     def _gone_by_its_word(self) -> bool:
         voter = None if self._incumbent is None else self._voters.get(self._incumbent.leader)

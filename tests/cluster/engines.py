@@ -112,9 +112,11 @@ class Engines:
         self.verdicts: list[tuple[float, Node, Verdict]] = []
         """When and by whom each was given."""
         self.led: list[tuple[float, Node, Led]] = []
+        self.false_deaths: list[tuple[float, Node, Member]] = []
+        """When and by whom each was held for dead in a life that it was leading."""
         self.killed: list[tuple[NodeId, str]] = []
         self.surfaced: list[Entry] = []
-        self.simulator.observers.append(self._observe)
+        self.simulator.observers += [self._observe, self._note_death]
         for _ in range(size):
             self.add()
 
@@ -234,6 +236,14 @@ class Engines:
         elif isinstance(outcome, Surfaced):
             self.surfaced.append(outcome.entry)
         node.disk.keep(outcome, now)
+
+    def _note_death(self, host: Host, outcome: Any, now: float) -> None:
+        if not isinstance(outcome, effects.Changed) or outcome.new is None:
+            return
+        new, was_down = outcome.new, outcome.old is not None and outcome.old.state is MemberState.DOWN
+        subject = self.by_id[new.id].engine
+        if new.state is MemberState.DOWN and not was_down and subject and subject.me.epoch == new.peer.epoch:
+            self.false_deaths.append((now, self._at[host.address], new))
 
     def _check_verdict(self, node: Node, verdict: Verdict, now: float) -> None:
         self.verdicts.append((now, node, verdict))
