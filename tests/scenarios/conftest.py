@@ -1,8 +1,11 @@
 """What whole-node scenarios share: a client of the shared node, registries, and a follow that stays silent for 70 s."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import attrs
 import httpx
@@ -10,7 +13,7 @@ import pytest
 
 from mill.client import Client
 from tests import registry as real
-from tests.node import Node
+from tests.node import ROOT, Node
 from tests.scenarios.bad_registry import BadRegistry, bad_registry
 
 SILENT_S = 70
@@ -38,6 +41,16 @@ def private_registry() -> Iterator[real.Registry]:
 def bad() -> Iterator[BadRegistry]:
     with bad_registry() as registry:
         yield registry
+
+
+@pytest.fixture(scope="session")
+def busybox_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a fleet loads."""
+    archive = tmp_path_factory.mktemp("images") / "busybox.tar"
+    subprocess.run(
+        [sys.executable, ROOT / "examples/busybox_image.py", archive], check=True, capture_output=True
+    )
+    return archive
 
 
 @attrs.define
