@@ -19,7 +19,7 @@ import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config as HypercornConfig
-from hypercorn.events import Event, RawData, Updated
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.logging import Logger
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import Response
@@ -93,6 +93,16 @@ class _Log(Logger):
 
 class _Http11(H11Protocol):
     """HTTP/1.1 and nothing else: a wish to switch is passed over, as RFC 9110 (section 7.8) allows."""
+
+    _cut_off = False
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        """Whose answer was cut off while its head was written gets no other: hypercorn would begin one, and h11 refuse it."""
+        if isinstance(event, Response) and self.connection.our_state is h11.SEND_BODY:
+            self._cut_off = True
+            await self.send(Closed())
+        elif not self._cut_off:
+            await super().stream_send(event)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Hypercorn's would switch to HTTP/2 here."""

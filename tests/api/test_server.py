@@ -3,6 +3,7 @@
 import contextlib
 import resource
 import socket
+from typing import Any
 
 import pytest
 import trio
@@ -130,6 +131,26 @@ async def test_connections_over_the_cap_wait_for_a_place(
     await second.aclose()
     await third.aclose()
     served.scope.cancel()
+
+
+async def test_an_answer_that_is_cut_off_while_its_head_is_written_ends_its_connection_and_is_no_error(
+    nursery: trio.Nursery, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it is when a client leaves just then."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001 -- as ASGI has it
+        with trio.CancelScope() as cut:
+            cut.cancel()
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+            await send({"type": "http.response.body", "body": b"hello"})
+
+    served: Served = await nursery.start(serve, app)
+    async with await served.connect(GET) as stream:
+        with trio.fail_after(5):
+            assert await stream.receive_some() == b""
+    served.scope.cancel()
+    await served.ended.wait()
+    assert "internal error" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("sent", [
