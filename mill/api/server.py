@@ -118,16 +118,6 @@ class _Http11(H11Protocol):
             )
         await super()._create_stream(request)
 
-    async def stream_send(self, event: StreamEvent) -> None:
-        """The client left while the head was sent: the answer that says so would be a second one."""
-        if isinstance(event, Response) and self.connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
-            self.connection.send_failed()  # type: ignore[union-attr]  # no WebSocket is ever spoken
-        await super().stream_send(event)
-
-    async def _send_h11_event(self, event: Any) -> None:
-        if self.connection.our_state is not h11.ERROR:
-            await super()._send_h11_event(event)
-
     async def _send_error_response(self, status_code: int) -> None:
         """Hypercorn's has no body."""
         said = json.dumps(no_http(status_code)).encode()
