@@ -45,7 +45,7 @@ class Tuning:
 
     contact_down_every_s: float = 2.0
     """Between two pings to a member that is down. Nothing else heals a partition that outlasted the suspicions."""
-    stream_probe_every_s: float = 10.0
+    stream_probe_every_s: float = 15.0
     """Between two pings by stream to one member after the other: a fault of TCP alone is not seen by datagrams."""
     path_strikes: int = 3
     """A way to a member counts as broken after so many probes in a row failed on it while another carried."""
