@@ -8,6 +8,7 @@ import os
 import pytest
 
 from mill.cluster.entries import ENDED, RUNNING
+from mill.cluster.values import NodeId
 from tests.cluster.engines import Engines
 
 LONG = bool(os.environ.get("MILL_LONG"))
@@ -39,7 +40,7 @@ def live(size: int, seed: int, loss: float, hours: float) -> Engines:
     return fleet
 
 
-def leaders(fleet: Engines, began: float) -> set[str]:
+def leaders(fleet: Engines, began: float) -> set[NodeId]:
     """Who was held for the leader by anybody since, but for the founder, who led at the beginning."""
     led = {it.leader for now, _, it in fleet.led if now > began and it.leader is not None}
     return led - {fleet.nodes[0].id}
