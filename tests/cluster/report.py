@@ -22,7 +22,7 @@ LOSSES = (0.0, 0.3)
 PAIRS = 20_000
 """Of a rumour and a member, at least, for a size: two that come later than 99.99 %."""
 MOST_RUMOURS = 2000
-CRASHES = {100: 100, 300: 20, 1000: 5, math.inf: 3}
+CRASHES = {20: 200, 100: 50, 300: 10, math.inf: 3}
 """How many there are in clusters of up to so many nodes."""
 
 COLOURS = {0.0: "tab:blue", 0.3: "tab:red"}

@@ -148,7 +148,11 @@ def test_after_a_partition_all_are_alive_again_within_half_a_minute(size: int, s
 def test_membership_of_twenty_takes_few_kilobits(loss: float, bound: float) -> None:
     seconds = 600 if LONG else 60
     fleet = Fleet(
-        20, 5, Link(loss=loss), attach=lambda _: ATTACHMENT, size_of=lambda packet: len(wire.encode(packet))
+        20,
+        5,
+        Link(loss=loss),
+        attach=lambda _: ATTACHMENT,
+        size_of=lambda packet: len(wire.encode(packet, signed=False)),
     )
     fleet.settle()
     fleet.simulator.run(30)  # what was to be said of the joins is said
