@@ -75,9 +75,9 @@ def _make_claim(claim: Claim) -> pb.Leading:
     return pb.Leading(term=claim.term, leader=bytes.fromhex(claim.leader), age=claim.age, quorum=claim.quorum)
 
 
-def _claim(read: pb.Leading) -> Claim:
+def _claim(read: pb.Leading, leader: NodeId) -> Claim:
     number(abs(read.age))
-    return Claim(number(read.term), node_id(read.leader), read.age, read.quorum)
+    return Claim(number(read.term), leader, read.age, read.quorum)
 
 
 def _make_entry(entry: Entry) -> pb.Entry:
@@ -208,28 +208,28 @@ def _delta(read: pb.Delta) -> Delta:
 
 
 def beat(value: Beat) -> bytes:
-    """Who obeys the leader by whose claim it goes says so only once."""
+    """A claim is its speaker's own, whose receiver knows whose that is; who obeys itself says so only once."""
     claim = value.claim
-    obeys = claim is not None and value.accepted == Mandate(claim.term, claim.leader)
+    obeys = claim is not None and value.accepted == claim.mandate
     return _bytes(
         pb.Beat(
             records=value.records,
             settings=value.settings,
             accepted=None if obeys else _make_mandate(value.accepted),
-            claim=None if claim is None else _make_claim(claim),
+            claim=None if claim is None else pb.Leading(term=claim.term, age=claim.age, quorum=claim.quorum),
             load=value.load,
         )
     )
 
 
-def read_beat(data: bytes) -> Beat:
+def read_beat(data: bytes, speaker: NodeId) -> Beat:
     read = _parse(pb.Beat, data)
-    claim = _claim(read.claim) if read.HasField("claim") else None
+    claim = _claim(read.claim, speaker) if read.HasField("claim") else None
     obeys = claim is not None and not read.HasField("accepted")
     return Beat(
         read.records,
         read.settings,
-        Mandate(claim.term, claim.leader) if claim is not None and obeys else _mandate(read.accepted),
+        claim.mandate if claim is not None and obeys else _mandate(read.accepted),
         claim,
         bounded(read.load, MOST_LOAD_BYTES),
     )
@@ -240,7 +240,8 @@ def claim(value: Claim) -> bytes:
 
 
 def read_claim(data: bytes) -> Claim:
-    return _claim(_parse(pb.Leading, data))
+    read = _parse(pb.Leading, data)
+    return _claim(read, node_id(read.leader))
 
 
 def entry(value: Entry) -> bytes:

@@ -300,16 +300,18 @@ class Engine:
         return outcomes
 
     def _attach(self, occasion: Occasion) -> bytes:
-        """Nothing, if a follower probes."""
+        """Nothing, if a follower probes; a leader's pings, of which there are many, say that it leads."""
         held, claim = self._replication, self._election.claim
         if occasion is Occasion.PROBE and claim is None:
             return b""
+        answers = occasion is Occasion.ANSWER
+        tells = answers or claim is None
         beat = Beat(
-            held.records.head_hash(),
-            held.settings_hash,
+            held.records.head_hash() if tells else 0,
+            held.settings_hash if tells else 0,
             self._election.highest,
             claim,
-            self._load if occasion is Occasion.ANSWER else b"",
+            self._load if answers else b"",
         )
         if self._beats.get(occasion, (None, b""))[0] != beat:
             self._beats[occasion] = beat, codec.beat(beat)
@@ -337,13 +339,14 @@ class Engine:
     def _beat(self, node: NodeId, payload: bytes, rtt_s: float | None) -> None:
         """One that cannot be read is a newer Mill's, or says nothing: its speaker is a member all the same."""
         try:
-            beat = codec.read_beat(payload)
+            beat = codec.read_beat(payload, node)
         except BadPacket:
             return
         if beat.load:
             self._loads[node] = beat.load
         self._reign.beat(node, beat, rtt_s)
-        self._replication.beat(node, beat)
+        if rtt_s is not None or beat.claim is None:
+            self._replication.beat(node, beat)
 
     def _news(self, key: str, payload: bytes) -> None:
         try:

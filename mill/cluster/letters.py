@@ -17,7 +17,10 @@ MOST_LOAD_BYTES = 128
 
 @attrs.frozen
 class Beat:
-    """What its speaker holds (`Records.head_hash`, `Settings.hash`), whom it obeys, its claim if it leads, and its load (opaque)."""
+    """What its speaker holds (`Records.head_hash`, `Settings.hash`), whom it obeys, its claim if it leads, and its load (opaque).
+
+    With an answer all of it; with a leader's ping only its claim, since whoever is asked has it from answers too.
+    """
 
     records: int
     settings: int

@@ -17,10 +17,11 @@ from typing import Any, Protocol
 import attrs
 
 from mill.cluster.values import Address
+from mill.security.box import OVERHEAD_BYTES
 
 DATAGRAM, STREAM = "datagram", "stream"
-HEADER_BYTES = 28 + 40
-"""IP and UDP, and what sealing adds."""
+HEADER_BYTES = 28 + OVERHEAD_BYTES
+"""IP and UDP, and what sealing adds; it names the speaker, whom the packet inside need not name again."""
 STREAM_HEADER_BYTES = 2 * 52 + 29 + 16
 """On a connection that is open: IP and TCP of the data and of its acknowledgement, a TLS record, a length and such."""
 SOCKET_PACKETS = 256

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -37,10 +38,14 @@ sums = st.integers(0, 2**64 - 1)
 marks = st.builds(Mark, numbers, numbers)
 extras = st.sampled_from([b"", LATER])
 mandates = st.just(NOBODY) | st.builds(Mandate, numbers, ids)
-claims = st.builds(Claim, numbers, ids, st.integers(-MOST_NUMBER, MOST_NUMBER), st.booleans())
-beats = st.builds(Beat, sums, sums, mandates, st.none() | claims, st.binary(max_size=20))
-tasks = st.text("abc-", max_size=codec.MOST_TASK_BYTES)
 ME = NodeId("0123456789abcdef" * 2)
+ages = st.integers(-MOST_NUMBER, MOST_NUMBER)
+claims = st.builds(Claim, numbers, ids, ages, st.booleans())
+own_claims = st.builds(Claim, numbers, st.just(ME), ages, st.booleans())
+beats = st.builds(Beat, sums, sums, mandates, st.none(), st.binary(max_size=20)) | own_claims.flatmap(
+    lambda own: st.builds(Beat, sums, sums, mandates | st.just(own.mandate), st.just(own))
+)
+tasks = st.text("abc-", max_size=codec.MOST_TASK_BYTES)
 entries = st.builds(
     Entry,
     st.just(ME),
@@ -89,7 +94,7 @@ def test_a_letter_comes_out_as_it_went_in(letter: Any) -> None:
 @pytest.mark.parametrize(
     ("values", "write", "read"),
     [
-        (beats, codec.beat, codec.read_beat),
+        (beats, codec.beat, partial(codec.read_beat, speaker=ME)),
         (claims, codec.claim, codec.read_claim),
         (entries, codec.entry, codec.read_entry),
         (verdicts, codec.verdict, codec.read_verdict),
@@ -146,7 +151,13 @@ def test_only_the_declared_error_leaves_the_decoders() -> None:
         codec.letter(it)
         for it in (Compare((line,), reply=True), Deltas((delta,)), copy, letters.Testimony(ME, 1.5, line))
     ]
-    readers = [codec.read_letter, codec.read_beat, codec.read_entry, codec.read_verdict, codec.read_setting]
+    readers: list[Callable[[bytes], object]] = [
+        codec.read_letter,
+        partial(codec.read_beat, speaker=ME),
+        codec.read_entry,
+        codec.read_verdict,
+        codec.read_setting,
+    ]
     for _ in range(10_000):
         mutant = mutate(choice.choice(pool), choice)
         for read in readers:

@@ -8,25 +8,20 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
 from mill.cluster import wire
 from mill.cluster.values import MemberState, NodeId
-from tests.cluster.fleet import Fleet, Node
+from tests.cluster.fleet import Fleet
+from tests.cluster.measures import ROUND_S, detections, disseminations, quantile
 from tests.cluster.simulator import Link
 
 LONG = bool(os.environ.get("MILL_LONG"))
 HOUR_S = 3600.0
-ROUND_S = 0.2
 
 ATTACHMENT = bytes(40)
 """As much as the other cores put on each ping and ack: heads, load, the leader's lease."""
-
-
-def quantile(values: list[float], part: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(part * len(values)))]
 
 
 # -- deaths that are none -------------------------------------------------------------------------------------------
@@ -86,36 +81,6 @@ def test_at_nearly_a_third_of_loss_a_false_death_is_rare_and_heals(size: int, se
 # -- crashes --------------------------------------------------------------------------------------------------------
 
 
-def detections(size: int, trials: int, seed: int) -> Iterator[float]:
-    """Seconds from a crash until every survivor holds it for down."""
-    fleet = Fleet(size, seed)
-    fleet.settle()
-    fleet.simulator.run(60)
-    for _ in range(trials):
-        victim = fleet.simulator.rng.choice(fleet.nodes)
-        fleet.simulator.run(fleet.simulator.rng.random())
-        yield detect(fleet, victim)
-        fleet.start(victim)
-        fleet.settle()
-        fleet.changes.clear()
-        fleet.others.clear()
-
-
-def detect(fleet: Fleet, victim: Node) -> float:
-    fleet.crash(victim)
-    fleet.changes.clear()
-
-    def known() -> bool:
-        views = [node.swim.members[victim.id].state for node in fleet.nodes if node.swim is not None]
-        return all(state is MemberState.DOWN for state in views)
-
-    began = fleet.simulator.now
-    while not known():
-        fleet.simulator.run(0.05)
-        assert fleet.simulator.now - began < 60, "never found"
-    return fleet.simulator.now - began
-
-
 @pytest.mark.parametrize(("size", "bound_s", "trials"), [(20, 10.0, (60, 1000)), (100, 15.0, (8, 200))])
 def test_a_crash_is_known_by_all_in_time(size: int, bound_s: float, trials: tuple[int, int]) -> None:
     """memberlist's rules: 9.9 s for 20 nodes, 13.8 s for 100 (modelled)."""
@@ -130,27 +95,6 @@ def test_a_crash_is_known_by_all_in_time(size: int, bound_s: float, trials: tupl
 # -- rumours --------------------------------------------------------------------------------------------------------
 
 
-def rounds_for(size: int, loss: float, rumours: int, rounds: int) -> tuple[float, float]:
-    """The part of all (rumour, member) pairs that *rounds* rounds reach, and the rounds until 99.99 % have heard."""
-    fleet = Fleet(size, 7, Link(loss=loss))
-    fleet.settle(300)
-    fleet.simulator.run(20)
-    told: dict[bytes, float] = {}
-    for number in range(rumours):
-        payload = number.to_bytes(4, "big") + bytes(60)
-        teller = fleet.simulator.rng.choice(fleet.nodes)
-        told[payload] = fleet.simulator.now
-        fleet.broadcast(teller, f"rumour-{number}", payload)
-        fleet.simulator.run(0.5)
-        fleet.others.clear()
-    fleet.simulator.run(30)
-    delays = [when - told[payload] for payload, heard in fleet.heard.items() for when in heard.values()]
-    pairs = rumours * (size - 1)
-    reached = sum(delay <= rounds * ROUND_S for delay in delays)
-    missing = [float("inf")] * (pairs - len(delays))
-    return reached / pairs, quantile(delays + missing, 0.9999) / ROUND_S
-
-
 RUMOURS = (
     [(20, 2000, 0.0, 12), (100, 300, 0.0, 12), (100, 300, 0.3, 12), (1000, 10, 0.3, 16)]
     if LONG
@@ -163,7 +107,9 @@ def test_a_rumour_reaches_all_but_one_in_ten_thousand_within_a_dozen_rounds(
     size: int, rumours: int, loss: float, bound: int
 ) -> None:
     """Serf, simulated: 1.7 s for 30 nodes, 3.07 s for 1000 at 30 % loss; a round takes 0.2 s."""
-    reached, rounds = rounds_for(size, loss, rumours, bound)
+    delays = disseminations(size, loss, rumours, seed=7)
+    reached = sum(delay <= bound * ROUND_S for delay in delays) / len(delays)
+    rounds = quantile(delays, 0.9999) / ROUND_S
     print(f"\n{size} nodes, {loss:.0%} loss: {reached:.4%} within {bound} rounds, 99.99 % after {rounds:.1f}")
     assert reached >= 0.9999
 
@@ -202,7 +148,11 @@ def test_after_a_partition_all_are_alive_again_within_half_a_minute(size: int, s
 def test_membership_of_twenty_takes_few_kilobits(loss: float, bound: float) -> None:
     seconds = 600 if LONG else 60
     fleet = Fleet(
-        20, 5, Link(loss=loss), attach=lambda _: ATTACHMENT, size_of=lambda packet: len(wire.encode(packet))
+        20,
+        5,
+        Link(loss=loss),
+        attach=lambda _: ATTACHMENT,
+        size_of=lambda packet: len(wire.encode(packet, signed=False)),
     )
     fleet.settle()
     fleet.simulator.run(30)  # what was to be said of the joins is said
