@@ -22,7 +22,7 @@ from mill.cluster.messages import Packet
 from mill.cluster.values import Address
 from mill.cluster.wire import MOST_BYTES, BadPacket, decode
 from mill.convert import to_json
-from mill.errors import CallerError, Forbidden, Unauthorized
+from mill.errors import CallerError, Forbidden, Unauthorized, Unavailable
 from mill.model import Scope
 from mill.tasks.filter import Filter
 
@@ -39,10 +39,12 @@ def make_peer_app(
 ) -> QuartTrio:
     """The application; every answer that is not a success is a problem of RFC 9457.
 
-    With a *core* it answers for the tasks of this node as the API does.
+    With a *core* it answers for the tasks of this node as the API does; without, all but gossip is answered 503.
     """
     app = bare_app("mill-peer")
-    if core is not None:
+    if core is None:
+        app.add_url_rule("/<path:_>", view_func=_not_yet, methods=["GET", "POST", "DELETE"])
+    else:
         _answer_for_tasks(app, core)
         if core.placement is not None:
             app.register_blueprint(orders.routes(core.placement))
@@ -57,6 +59,10 @@ def make_peer_app(
         return nothing()
 
     return app
+
+
+async def _not_yet(_: str) -> Response:
+    raise Unavailable("this node is just starting; try again")
 
 
 def _answer_for_tasks(app: QuartTrio, core: Core) -> None:

@@ -47,6 +47,8 @@ ADMIN = "admin"
 """The setting that holds the hash of the admin's token: who has it has joined."""
 JOIN_PATIENCE_S = 5.0
 """How long a new node waits for the cluster's settings, without which it knows no token; then it says that it is ready, and tries on."""
+OPEN_S = 3.0
+"""How long what is asked of a node that is just starting waits for it."""
 DATAGRAMS_BYTES = 4 * 1024 * 1024
 """Of the socket's buffer: what comes while a full copy is being read."""
 
@@ -112,14 +114,23 @@ def _bind_udp(address: Address) -> Socket:
 
 @attrs.define(eq=False)
 class Door:
-    """The application of the peers' port: gossip at once, all else once the node is ready for it."""
+    """The application of the peers' port: gossip at once, all else once the node is ready for it, which it may be asked for a moment before."""
 
     packets: Any
-    rest: Any | None = None
+    _rest: Any | None = None
+    _is_open: trio.Event = attrs.field(factory=trio.Event)
+
+    def open(self, rest: Any) -> None:
+        self._rest = rest
+        self._is_open.set()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
-        other = self.rest if scope.get("path") != PACKET else None
-        await (self.packets if other is None else other)(scope, receive, send)
+        app = self.packets
+        if scope["type"] == "http" and scope["path"] != PACKET:
+            with trio.move_on_after(OPEN_S):
+                await self._is_open.wait()
+            app = self._rest or app
+        await app(scope, receive, send)
 
 
 class Watched(Opener):
@@ -213,7 +224,7 @@ async def join(
     wall: Callable[[], float],
     layer: Layer,
 ) -> Cluster:
-    """Be a member, and let other nodes come; what they ask beside gossip waits for `Door.rest`."""
+    """Be a member, and let other nodes come; what they ask beside gossip waits for `Door.open`."""
     await trio.to_thread.run_sync(membership.remember, config, doors.membership)
     news = News(config.join, wall)
     reached: Peers = await layer(peers.serve, channels, news.address)

@@ -50,5 +50,5 @@ async def answer_for_all(
     app = make_peer_app(member.gossip.deliver, made)
     app.register_blueprint(peer_nodes.routes(nodes, joined.subnets))
     app.register_blueprint(peer_names.routes(own))
-    member.door.rest = app
+    member.door.open(app)
     return made
