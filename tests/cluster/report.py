@@ -77,7 +77,9 @@ def draw(speeds: Sequence[Speeds], file: Path) -> None:
         axes.set_ylabel("seconds")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-        axes.legend(loc="lower right", fontsize="small")
+    rumours.set_ylim(top=5)
+    rumours.legend(loc="upper left", fontsize="small")
+    crashes.legend(loc="lower right", fontsize="small")
     figure.savefig(file, dpi=110)
 
 
