@@ -1,4 +1,4 @@
-"""Draws how fast clusters of 3 to 1000 nodes come to know: ``python -m tests.cluster.report [FILE]`` writes a PNG, in ten minutes.
+"""Draws how fast clusters of 3 to 1000 nodes come to know: ``python -m tests.cluster.report [FILE]`` writes a PNG, in a quarter of an hour.
 
 Rumours and crashes, each with and without 30 % loss, beside what the design demands and what others are known for.
 """
