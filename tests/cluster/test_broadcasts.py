@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mill.cluster import wire
-from mill.cluster.broadcasts import RUMOUR_BYTES, Broadcasts, weigh
+from mill.cluster.broadcasts import Broadcasts, weigh
 from mill.cluster.messages import Body, Claim, Gossip, Packet, Rumour
 from mill.cluster.tuning import Tuning
 from mill.cluster.values import MemberState, NodeId
@@ -36,8 +36,20 @@ def test_what_was_told_least_goes_first_and_claims_before_rumours() -> None:
     queue.pick(2 * weigh(rumour(0)), 16)
     assert [each.number for each in queue.pick(2 * weigh(rumour(0)), 16)[1]] == [2, 3]
     queue.put_claim(claim(1))
-    claims, rumours = queue.pick(weigh(claim(1)) + RUMOUR_BYTES - 1, 16)
-    assert (claims, rumours) == ((claim(1),), ())
+    claims, rumours = queue.pick(2 * weigh(claim(1)), 16)
+    assert claims == (claim(1),)
+    assert sum(map(weigh, rumours)) <= weigh(claim(1))
+
+
+def test_claims_without_end_leave_rumours_half_of_a_datagram() -> None:
+    queue = Broadcasts(Tuning())
+    for number in range(100):
+        queue.put_claim(claim(number))
+    room = 20 * weigh(claim(1))
+    assert len(queue.pick(room, 16)[0]) == 20
+    queue.put_rumour(rumour(1))
+    claims, rumours = queue.pick(room, 16)
+    assert (len(claims), [each.number for each in rumours]) == (10, [1])
 
 
 def test_of_one_key_only_the_newest_is_told_and_nothing_older_is_taken_up() -> None:
