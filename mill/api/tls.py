@@ -41,7 +41,7 @@ async def secure(plain: trio.SocketStream, tls: Tls) -> tuple[Stream, dict[str, 
     """The connection after its handshake, and what is known of the client; None for one that is not to be had."""
     with trio.move_on_after(HANDSHAKE_S):
         if await _speaks_plainly(plain):
-            tls.refused(plain.socket.getpeername()[0], "it speaks without TLS")
+            _note(tls, plain, "it speaks without TLS")
             await _answer_plainly(plain)
             return None
         context = tls.context(plain.socket.getsockname()[0])
@@ -50,9 +50,13 @@ async def secure(plain: trio.SocketStream, tls: Tls) -> tuple[Stream, dict[str, 
             await stream.do_handshake()
             return stream, tls.state(stream.getpeercert())
         except (trio.BrokenResourceError, ValueError) as error:
-            with suppress(OSError):  # it may be gone altogether
-                tls.refused(plain.socket.getpeername()[0], str(error.__cause__ or error))
+            _note(tls, plain, str(error.__cause__ or error))
     return None
+
+
+def _note(tls: Tls, plain: trio.SocketStream, why: str) -> None:
+    with suppress(OSError):  # it may be gone altogether
+        tls.refused(plain.socket.getpeername()[0], why)
 
 
 async def _speaks_plainly(plain: trio.SocketStream) -> bool:
