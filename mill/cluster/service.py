@@ -29,7 +29,7 @@ from mill.cluster.rows import Statement
 from mill.cluster.values import Address, Choice, NodeId, Peer
 from mill.cluster.wire import BadPacket, decode, encode
 from mill.errors import MillError
-from mill.security.box import MOST_BYTES, Opener, Refusal, Sealer
+from mill.security.box import MOST_BYTES, Opener, Refusal, Sealer, sender_of
 
 STREAMS_AT_ONCE = 8
 """To one address; what comes while so many are under way waits..."""
@@ -67,7 +67,10 @@ class Listener(Protocol):
         """What happened; of what is kept, once it is."""
 
     def refused(self, why: str, address: Address) -> None:
-        """A datagram, or a stream to that address, was not of this cluster."""
+        """A stream to that address failed."""
+
+    def turned_away(self, refusal: Refusal, sender: NodeId | None, address: Address) -> None:
+        """A datagram from that address, which bears the name of *sender*, truly or not, was not opened."""
 
 
 @attrs.frozen
@@ -193,8 +196,8 @@ class Gossip:
         opened = self._setup.opener.open(datagram)
         if isinstance(opened, Refusal):
             self.refusals[opened] += 1
-            if opened is Refusal.KEY:
-                self._listener.refused("it has another secret", source)
+            sender = sender_of(datagram)
+            self._listener.turned_away(opened, None if sender is None else NodeId(sender), source)
             return
         try:
             packet = decode(opened.payload, NodeId(opened.sender))

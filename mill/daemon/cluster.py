@@ -37,7 +37,7 @@ from mill.daemon.news import News
 from mill.daemon.peers import Peers
 from mill.errors import SetupError, Unavailable
 from mill.model import Resources
-from mill.security.box import ID_BYTES, Opened, Opener, Refusal, Sealer, sender_of
+from mill.security.box import ID_BYTES, Opener, Sealer
 from mill.security.channel import Channels, PeerTls
 from mill.security.keys import Keyring
 from mill.store import Store
@@ -133,23 +133,6 @@ class Door:
         await app(scope, receive, send)
 
 
-class Watched(Opener):
-    """Tells of what it does not open, with the node whose name that bears."""
-
-    def __init__(
-        self, ring: Keyring, me: NodeId, on_refused: Callable[[Refusal, NodeId | None], None]
-    ) -> None:
-        super().__init__(ring, me)
-        self._on_refused = on_refused
-
-    def open(self, datagram: bytes) -> Opened | Refusal:
-        opened = super().open(datagram)
-        if isinstance(opened, Refusal):
-            sender = sender_of(datagram)
-            self._on_refused(opened, None if sender is None else NodeId(sender))
-        return opened
-
-
 @attrs.define(eq=False)
 class Cluster:
     """A node as a member."""
@@ -234,7 +217,7 @@ async def join(
         address=Address(doors.membership.address, config.peer_port),
         meta={**me.meta, **({FOUNDER: "1"} if doors.membership.founder else {})},
         sealer=Sealer(ring, me.id, secrets.token_bytes(ID_BYTES)),
-        opener=Watched(ring, me.id, news.turned_away),
+        opener=Opener(ring, me.id),
         rng=SystemRandom(),
         wall=wall,
         stream=partial(_stream, reached, news),

@@ -103,8 +103,9 @@ class News:
         if self._turned_away.is_news(host, why):
             log.warning("somebody there is not of this cluster: has it another secret?", host=host, why=why)
 
-    def turned_away(self, refusal: Refusal, sender: NodeId | None) -> None:
-        """A datagram that bears the name of *sender*, truly or not, was not opened."""
+    def turned_away(self, refusal: Refusal, sender: NodeId | None, address: Address) -> None:
+        if refusal is Refusal.KEY:
+            self.refused("it has another secret", address)
         why = _TURNED_AWAY.get(refusal)
         if why is not None and self._turned_away.is_news(why, sender or ""):
             named = None if sender is None else self.name(sender)

@@ -19,7 +19,7 @@ from mill.cluster.values import Address, MemberState, NodeId
 from mill.cluster.voters import FOUNDER
 from mill.cluster.wire import decode
 from mill.errors import NoSpace, Unavailable
-from mill.security.box import Opener, Sealer
+from mill.security.box import Opener, Refusal, Sealer
 from mill.security.keys import Keyring, Secret
 
 RING, FOREIGN = Keyring(Secret(b"1" * 32)), Keyring(Secret(b"2" * 32))
@@ -63,6 +63,7 @@ class Ear:
 
     outcomes: list[Outcome] = attrs.field(factory=list)
     refusals: list[tuple[str, Address]] = attrs.field(factory=list)
+    strangers: list[tuple[Refusal, NodeId | None, Address]] = attrs.field(factory=list)
 
     def shown(self, changed: entries.Changed) -> list[Statement]:  # noqa: ARG002
         return []
@@ -72,6 +73,9 @@ class Ear:
 
     def refused(self, why: str, address: Address) -> None:
         self.refusals.append((why, address))
+
+    def turned_away(self, refusal: Refusal, sender: NodeId | None, address: Address) -> None:
+        self.strangers.append((refusal, sender, address))
 
 
 @attrs.define(eq=False)

@@ -7,13 +7,14 @@ import structlog
 from structlog.typing import EventDict
 from trio.testing import MockClock
 
-from mill.cluster.values import NodeId
+from mill.cluster.values import Address, NodeId
 from mill.daemon import news
 from mill.daemon.news import News
 from mill.daemon.seldom import AGAIN_S, MOST_LINES, Seldom
 from mill.security.box import Refusal
 
 THERE = "192.0.2.9"
+FROM = Address(THERE, 4401)
 X = NodeId("aa" * 16)
 
 
@@ -43,8 +44,8 @@ async def test_each_kind_of_stranger_is_a_line_and_the_same_again_is_none_for_a_
     for _ in range(100):
         told.stranger(THERE, "no certificate")
         told.stranger(THERE, "unsupported protocol")
-        told.turned_away(Refusal.REPLAYED, X)
-        told.turned_away(Refusal.SIZE, None)
+        told.turned_away(Refusal.REPLAYED, X, FROM)
+        told.turned_away(Refusal.SIZE, None, FROM)
     assert [line["why"].partition(":")[0] for line in lines] == [
         "no certificate",
         "unsupported protocol",
@@ -58,10 +59,16 @@ async def test_each_kind_of_stranger_is_a_line_and_the_same_again_is_none_for_a_
 
 
 async def test_what_needs_no_line_gets_none(told: News, lines: list[EventDict]) -> None:
-    """By another secret: `refused` tells it with the address. One's own: a list of members to join by may name all."""
-    told.turned_away(Refusal.KEY, X)
-    told.turned_away(Refusal.OWN, X)
+    """One's own: a list of members to join by may name all."""
+    told.turned_away(Refusal.OWN, X, FROM)
     assert lines == []
+
+
+async def test_a_datagram_by_another_secret_is_told_with_where_it_came_from(
+    told: News, lines: list[EventDict]
+) -> None:
+    told.turned_away(Refusal.KEY, X, FROM)
+    assert [(line["host"], line["why"]) for line in lines] == [(THERE, "it has another secret")]
 
 
 async def test_strangers_from_any_number_of_addresses_do_not_fill_the_log(
