@@ -24,7 +24,6 @@ from mill.cluster.wire import MOST_BYTES, BadPacket, decode
 from mill.convert import to_json
 from mill.errors import CallerError, Forbidden, Unauthorized, Unavailable
 from mill.model import Scope
-from mill.tasks.filter import Filter
 
 Deliver = Callable[[Packet, Address], None]
 """Takes a packet of gossip, and whence it came; `Unavailable` while it cannot."""
@@ -68,8 +67,7 @@ async def _not_yet(_: str) -> Response:
 def _answer_for_tasks(app: QuartTrio, core: Core) -> None:
     @app.get("/peer/usage")
     async def usage() -> Response:
-        live = core.tasks.live(Filter())
-        return json_answer({record.id: to_json(record.usage) for record in live if record.usage is not None})
+        return json_answer({task_id: to_json(used) for task_id, used in core.tasks.usage().items()})
 
     alone = attrs.evolve(core, fleet=None, placement=None)  # what was passed on once is not passed on again
     for noun in (tasks, logs, images):

@@ -3,7 +3,8 @@
 import json
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 from urllib.parse import quote
 from uuid import UUID
 
@@ -27,6 +28,7 @@ UNREADABLE = (ExceptionGroup, ValueError, LookupError, TypeError, AttributeError
 AS_MILLD: Mapping[str, str] = {CALLER: "milld", SCOPE: Scope.READ}
 """For what a node asks on its own account."""
 
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -118,12 +120,8 @@ class Fleet:
         found: dict[str, Usage] = {}
 
         async def ask(node: NodeId) -> None:
-            try:
-                async with self._peers.open(node, "GET", "/peer/usage") as answer:
-                    if answer.status == OK:
-                        found.update(from_json(dict[str, Usage], await read_json(answer)))
-            except (Unreachable, *UNREADABLE) as error:
-                log.debug("a node does not say what its tasks use", node=node[:8], why=str(error))
+            said = await ask_one(self._peers, node, "/peer/usage", partial(from_json, dict[str, Usage]))
+            found.update(said or {})
 
         running = {node_of(record) for record in records if record.status is Status.RUNNING}
         with trio.move_on_after(USAGE_S):
@@ -187,6 +185,22 @@ class Fleet:
 def node_of(record: Record) -> NodeId:
     """The owner, as the cluster calls it."""
     return NodeId(UUID(record.node_id).hex)
+
+
+async def ask_one(
+    peers: Peers, node: NodeId, path: str, read: Callable[[object], T], asked: object = None
+) -> T | None:
+    """What *node* says to that, with *asked* as its body if there is one; None if it is silent, is just starting, or of another Mill."""
+    content = b"" if asked is None else json.dumps(asked).encode()
+    headers = {} if asked is None else {"content-type": "application/json"}
+    method = "GET" if asked is None else "POST"
+    try:
+        async with peers.open(node, method, path, headers=headers, content=content) as answer:
+            said = await read_json(answer)
+            return read(said) if answer.status == OK else None
+    except (Unreachable, *UNREADABLE) as error:
+        log.debug("a node does not say what it was asked", node=node[:8], path=path, why=str(error))
+        return None
 
 
 async def read_json(answer: Answer) -> object:

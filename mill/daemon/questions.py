@@ -4,18 +4,16 @@ Whatever clients ask, and however much, other nodes are asked about all of it to
 all of them deny is denied for as long as the answer lives.
 """
 
-import json
 from ipaddress import ip_address
 
 import attrs
-import structlog
 import trio
 
 from mill.api.peer_names import MOST_NAMES, NAMES
 from mill.cluster.values import MemberState, NodeId
 from mill.config import ASK_ALL_S
-from mill.daemon.fleet import OK, UNREADABLE, Membership, read_json
-from mill.daemon.peers import Peers, Unreachable
+from mill.daemon.fleet import Membership, ask_one
+from mill.daemon.peers import Peers
 from mill.dns.answer import TTL_S
 from mill.dns.names import Known, Name, Unsure
 
@@ -26,9 +24,6 @@ LONGEST_PACE_S = 0.1
 MOST_DENIED = 4096
 """Names whose absence is remembered; each for a second."""
 _PORTS = range(2**16)
-_JSON = {"content-type": "application/json"}
-
-log = structlog.get_logger()
 
 
 @attrs.define(eq=False)
@@ -103,15 +98,9 @@ class Questions:
         }
 
     async def _ask_one(self, node: NodeId, batch: list[_Question], silent: set[NodeId]) -> None:
-        content = json.dumps({"names": [question.task_id for question in batch]}).encode()
-        try:
-            async with self._peers.open(node, "POST", NAMES, headers=_JSON, content=content) as answer:
-                said = await read_json(answer)
-                if answer.status != OK:
-                    return  # it has just started, or is of an older Mill
-                found = _names(said)
-        except (Unreachable, *UNREADABLE) as error:
-            log.debug("a node does not say whether it knows names", node=node[:8], why=str(error))
+        asked = {"names": [question.task_id for question in batch]}
+        found = await ask_one(self._peers, node, NAMES, _names, asked)
+        if found is None:
             return
         silent.discard(node)
         for question in batch:
@@ -128,7 +117,7 @@ class Questions:
 
 
 def _names(said: object) -> dict[str, Name]:
-    """What a node has answered; `UNREADABLE`."""
+    """What a node has answered; raises one of `fleet.UNREADABLE`."""
     if not isinstance(said, dict):
         raise TypeError("it is no object")
     found = {}

@@ -29,6 +29,7 @@ from mill.model import (
     Stats,
     Status,
     Task,
+    Usage,
 )
 from mill.tasks.drafts import Choice, finish, lay_out, new_id
 from mill.tasks.filter import Filter, Page, Position
@@ -242,9 +243,13 @@ class Tasks:
                 await self.others.wait_change()
         return await self.get(task_id)
 
+    def usage(self) -> Mapping[str, Usage]:
+        """What this node's running tasks use now."""
+        return self._world.runtime.usage()
+
     def live(self, wanted: Filter) -> list[Record]:
         """The tasks that have not ended, newest first, with what they use now."""
-        usage = self._world.runtime.usage()
+        usage = self.usage()
         records = [attrs.evolve(live.record, usage=usage.get(live.id)) for live in self.table]
         records += [] if self.others is None else self.others.live()
         found = [record for record in records if not record.status.terminal and wanted.accepts(record)]
@@ -255,7 +260,7 @@ class Tasks:
 
         A row may be a moment ahead of what its commit has told: such a task is shown as everybody else sees it yet.
         """
-        usage = self._world.runtime.usage()
+        usage = self.usage()
         page = await self._store.page(wanted, after, limit)
         shown = (lambda row: row) if self.others is None else self.others.shown
         told = [live.record if (live := self.table.get(row.id)) else shown(row) for row in page.records]

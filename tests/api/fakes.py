@@ -93,6 +93,9 @@ class FakeTasks:
         self.asked.append((task_id, condition, timeout_s))
         return await self.get(task_id)
 
+    def usage(self) -> dict[str, Usage]:
+        return {one.id: one.usage for one in self.records.values() if one.usage is not None}
+
     def live(self, wanted: Filter) -> list[Record]:
         self.asked.append(("live", wanted))
         return [one for one in self._newest_first() if not one.status.terminal and wanted.accepts(one)]
