@@ -107,20 +107,9 @@ def draw_crashes(axes: Axes, speeds: Sequence[Speeds]) -> None:
     for loss in LOSSES:
         of_loss = [speed for speed in speeds if speed.loss == loss]
         sizes = [speed.size for speed in of_loss]
-        axes.plot(
-            sizes,
-            [speed.slow_s for speed in of_loss],
-            "o-",
-            color=COLOURS[loss],
-            label=f"Mill, {loss:.0%} loss, p99",
-        )
-        axes.plot(
-            sizes,
-            [speed.median_s for speed in of_loss],
-            "o:",
-            color=COLOURS[loss],
-            label=f"Mill, {loss:.0%} loss, median",
-        )
+        p99, median = [speed.slow_s for speed in of_loss], [speed.median_s for speed in of_loss]
+        for what, seconds, style in (("p99", p99, "o-"), ("median", median, "o:")):
+            axes.plot(sizes, seconds, style, color=COLOURS[loss], label=f"Mill, {loss:.0%} loss, {what}")
     for name, bound in CRASH_BOUNDS.items():
         draw_bound(axes, name, bound, "black")
     axes.plot(

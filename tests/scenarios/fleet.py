@@ -3,6 +3,7 @@
 The first node founds the cluster; the others join by whichever is said, and have no token but the first one's.
 """
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from mill.api.forward import CALLER, SCOPE
 from mill.security.certificates import ANY_NODE
 from mill.security.channel import Channels
 from mill.security.secret_file import read
-from tests.node import Node
+from tests.node import TERMINAL, Node
 from tests.world import Host, hosts
 
 SUBNET = "10.250.40"
@@ -179,3 +180,17 @@ def everywhere(placed: list[Placed], true: Callable[[Placed], object], within_s:
         assert time.monotonic() - began < within_s, [one.name for one in waiting]
         time.sleep(0.1)
     return time.monotonic() - began
+
+
+def told_of(one: Placed, task_id: str) -> list[str]:
+    """The states that the journal tells of a task, from its oldest event on to the end of that one."""
+    headers = {"Authorization": f"Bearer {one.node.token}"}
+    url = f"{one.node.address}/v1/events?task={task_id}&after=from-the-start"
+    states: list[str] = []
+    with httpx.stream("GET", url, headers=headers, timeout=20) as answer:
+        for line in answer.iter_lines():
+            if line.startswith('data: {"time'):
+                states.append(json.loads(line.removeprefix("data: "))["task"]["status"])
+            if states and states[-1] in TERMINAL:
+                break
+    return states

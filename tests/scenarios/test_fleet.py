@@ -1,6 +1,5 @@
 """Three real nodes as one cluster: they find each other, say the same, and bear the loss of any of them."""
 
-import json
 import subprocess
 import sys
 import time
@@ -10,13 +9,12 @@ from typing import Any
 import dns.message
 import dns.query
 import dns.rcode
-import httpx
 import pytest
 
 from tests import leaks
-from tests.node import ROOT, TERMINAL
+from tests.node import ROOT
 from tests.pace import stretched
-from tests.scenarios.fleet import SLEEP, Placed, everywhere, fleet, make
+from tests.scenarios.fleet import SLEEP, Placed, everywhere, fleet, make, told_of
 from tests.scenarios.mesh import SERVE, fetch, said
 
 Fleet = list[Placed]
@@ -113,20 +111,6 @@ def test_events_of_all_nodes_are_told_by_each(three: Fleet) -> None:
     task_id = b.spawn("exit 0")
     same(three, lambda record: record["id"] != task_id or ended(record))
     assert a.host.do(told_of, a, task_id)[-2:] == ["running", "stopped"]
-
-
-def told_of(one: Placed, task_id: str) -> list[str]:
-    """The states that the journal tells of a task, from its oldest event on to the end of that one."""
-    headers = {"Authorization": f"Bearer {one.node.token}"}
-    url = f"{one.node.address}/v1/events?task={task_id}&after=from-the-start"
-    states: list[str] = []
-    with httpx.stream("GET", url, headers=headers, timeout=10) as answer:
-        for line in answer.iter_lines():
-            if line.startswith('data: {"time'):
-                states.append(json.loads(line.removeprefix("data: "))["task"]["status"])
-            if states and states[-1] in TERMINAL:
-                break
-    return states
 
 
 def test_templates_and_tokens_made_on_one_node_are_good_on_all(three: Fleet) -> None:

@@ -1,6 +1,5 @@
 """What three real nodes say to each other cannot be read on the link, and who is none of them moves nothing there."""
 
-import json
 import os
 import secrets
 import socket
@@ -26,7 +25,7 @@ from mill.security.channel import Channels
 from mill.security.keys import Keyring, Secret
 from mill.security.secret_file import read
 from tests.node import ROOT, TERMINAL
-from tests.scenarios.fleet import SUBNET, Placed, everywhere, fleet_on
+from tests.scenarios.fleet import SUBNET, Placed, everywhere, fleet_on, told_of
 from tests.scenarios.mesh import fetch
 from tests.scenarios.wiretap import UDP, Wire, packets, send_again, send_as_oneself, tapped
 from tests.world import Host, hosts
@@ -107,7 +106,7 @@ def told_and_read_back(one: Placed, three: list[Placed], marker: str) -> None:
 def read_back(reader: Placed, task_id: str, marker: str) -> None:
     for path in (f"/v1/logs/{task_id}?follow=true", f"/v1/tasks/{task_id}"):
         assert marker in got(reader, path)
-    assert reader.host.do(states, reader, task_id)[-1] in TERMINAL
+    assert reader.host.do(told_of, reader, task_id)[-1] in TERMINAL
 
 
 def got(one: Placed, path: str) -> str:
@@ -117,20 +116,6 @@ def got(one: Placed, path: str) -> str:
         assert time.monotonic() < deadline, answer.text
     assert answer.status_code == 200, answer.text
     return answer.text
-
-
-def states(one: Placed, task_id: str) -> list[str]:
-    """As the journal of that node tells them."""
-    headers = {"Authorization": f"Bearer {one.node.token}"}
-    url = f"{one.node.address}/v1/events?task={task_id}&after=from-the-start"
-    found: list[str] = []
-    with httpx.stream("GET", url, headers=headers, timeout=20) as answer:
-        for line in answer.iter_lines():
-            if line.startswith('data: {"time'):
-                found.append(json.loads(line.removeprefix("data: "))["task"]["status"])
-            if found and found[-1] in TERMINAL:
-                break
-    return found
 
 
 def control(wire: Wire, three: list[Placed], marker: str) -> None:

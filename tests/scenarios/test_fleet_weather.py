@@ -21,6 +21,8 @@ AWAY_S = 120.0 if LONG else 18.0
 """Longer than a node may be silent."""
 LOSS_S = 300.0 if LONG else 8.0
 CUT_S = 60.0 if LONG else 20.0
+BACK_S = 3.0
+"""How long a node that is back is asked as well, before the next one goes."""
 HEARD_S = 5.0
 """Who has which image is said now and then, and nobody tells when it was heard."""
 
@@ -44,7 +46,7 @@ def test_a_rolling_restart_ends_no_task_and_fails_no_request(three: Fleet) -> No
             one.start()
             print(f"{one.name} stopped within {took_s:.1f} s, was away for {time.monotonic() - began:.1f} s")
             crowd.enter(one)
-            time.sleep(3)
+            time.sleep(BACK_S)
             everywhere(three, lambda it: set(it.nodes().values()) == {"alive"})
         crowd.stop(SPAWN)
         everywhere(three[:1], lambda _: not differences(three))
