@@ -66,7 +66,9 @@ class Election:
         self.highest = highest
         self._tuning = tuning
         self._voters: dict[NodeId, Voter] = {}
-        self._line: list[NodeId] | None = None
+        self._line: list[NodeId] | None = (
+            None  # made anew after a change of members: every deadline asks for the heir
+        )
         self._seen = highest.term
         self._incumbent: Claim | None = None
         self._heard_at = now
@@ -312,9 +314,7 @@ class Election:
     def _heir(self) -> NodeId | None:
         """The first in the line that is there; a silent leader is not."""
         silent = None if self._incumbent is None or self.leads else self._incumbent.leader
-        if (
-            self._line is None
-        ):  # only after a change of members: whoever asks for the deadline asks for the heir
+        if self._line is None:
             there = (voter for voter in self._voters.values() if voter.present)
             self._line = [voter.id for voter in sorted(there, key=lambda voter: voter.line)]
         return next((node for node in self._line if node != silent), None)

@@ -20,7 +20,8 @@ _FILTER_BYTES = 64
 _HASHES = 3
 """With 100 images one in twelve that is not held is taken for held."""
 _MOST_PLACES = _FILTER_BYTES // 2 - 1
-"""So many bits, or fewer, are told one by one: most nodes hold few images, and this goes out twice a second."""
+"""So many bits, or fewer, are told one by one: most nodes hold few images, and this goes out twice a second. One more would be as
+long as the whole filter, by whose length it is known."""
 
 
 @attrs.frozen

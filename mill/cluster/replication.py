@@ -217,11 +217,12 @@ class Replication:
             pull.on_fetched[owner] = on_fetched
 
     def _pull(self, node: NodeId, wants: Iterable[Want], *, full: bool) -> Pull:
-        before = self._given_up.pop(node, None)
         pull = self._pulls[node] = Pull({want.owner: want for want in wants}, 0.0, full)
-        for owner, stood in ({} if before is None else before.pending).items():
-            if owner in pull.pending and stood.since <= pull.pending[owner].since:
-                pull.pending[owner] = stood
+        before = self._given_up.pop(node, None)
+        if before is not None:
+            for owner in pull.pending.keys() & before.pending.keys():
+                if before.pending[owner].since <= pull.pending[owner].since:
+                    pull.pending[owner] = before.pending[owner]
         self._ask(node, pull)
         return pull
 

@@ -268,7 +268,7 @@ class Gossip:
                 self._listener.tell(outcome)
 
     async def _send(self, to: Address, message: Packet) -> None:
-        sealed = self._setup.sealer.seal(encode(message, signed=False))
+        sealed = self._setup.sealer.seal(encode(message, names_speaker=False))
         try:
             await self._sock.sendto(sealed, tuple(to))
         except OSError as error:

@@ -45,10 +45,10 @@ class BadPacket(MillError):
     """What came cannot be read; nothing was changed."""
 
 
-def encode(packet: Packet, *, signed: bool = True) -> bytes:
-    """Not *signed*: without the speaker, whom its receiver knows by other means."""
+def encode(packet: Packet, *, names_speaker: bool = True) -> bytes:
+    """A sealed datagram names its speaker outside, and need not do it again."""
     made = pb.Packet(
-        speaker=bytes.fromhex(packet.speaker) if signed else b"",
+        speaker=bytes.fromhex(packet.speaker) if names_speaker else b"",
         epoch=packet.epoch,
         incarnation=packet.incarnation,
         claims=[_encode_claim(claim) for claim in packet.claims],
@@ -108,7 +108,7 @@ def _encode_claim(claim: Claim) -> pb.Claim:
 
 
 def decode(data: bytes, speaker: NodeId | None = None) -> Packet:
-    """By *speaker*, if it is not signed. Raises `BadPacket`."""
+    """Of *speaker*, if it names none. Raises `BadPacket`."""
     if len(data) > MOST_BYTES:
         raise BadPacket(f"a packet of {len(data)} bytes, {MOST_BYTES} are allowed")
     try:

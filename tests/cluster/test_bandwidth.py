@@ -20,7 +20,7 @@ LOAD = bytes(61)
 
 def sealed(packet: Packet) -> int:
     """By stream it says the speaker too, twenty bytes of some hundreds."""
-    return len(wire.encode(packet, signed=False))
+    return len(wire.encode(packet, names_speaker=False))
 
 
 def rates(seed: int, loss: float) -> tuple[float, list[float]]:

@@ -152,7 +152,7 @@ def test_membership_of_twenty_takes_few_kilobits(loss: float, bound: float) -> N
         5,
         Link(loss=loss),
         attach=lambda _: ATTACHMENT,
-        size_of=lambda packet: len(wire.encode(packet, signed=False)),
+        size_of=lambda packet: len(wire.encode(packet, names_speaker=False)),
     )
     fleet.settle()
     fleet.simulator.run(30)  # what was to be said of the joins is said
