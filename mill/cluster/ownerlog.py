@@ -129,12 +129,14 @@ class OwnerLog:
                 yield entry
 
     def delta(self, want: Want, limit_bytes: int) -> Delta:
-        """At least one entry, if there is any, and no more than *limit_bytes* of them."""
+        """At least one entry, if there is any, and no more than *limit_bytes* of them. What has the same mark, for a disk that was
+        rolled back gave it twice, stays together: the next answer begins behind it.
+        """
         chosen: list[Entry] = []
         size, head = 0, self.head
         for entry in self.after(want.after):
             size += entry.size_bytes
-            if chosen and size > limit_bytes:
+            if chosen and size > limit_bytes and entry.mark > chosen[-1].mark:
                 return Delta(self.owner, want.since, tuple(chosen), tuple(self.verdicts), self.floor, None)
             chosen.append(entry)
         return Delta(self.owner, want.since, tuple(chosen), tuple(self.verdicts), self.floor, head)

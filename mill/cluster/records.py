@@ -64,6 +64,8 @@ class Records:
         own.complete(START, own.seen)
         self.epoch = max(epoch, own.head.epoch)
         self._drafted = own.head
+        self._seen_by_others = START
+        """The last mark of this node's own log that anybody holds, or held before it was replaced there."""
 
     def __repr__(self) -> str:
         return f"<Records of {self.me[:8]}.{self.epoch}: {len(self)} tasks of {len(self._logs)} owners>"
@@ -164,6 +166,8 @@ class Records:
 
     def missing(self, digest: Digest) -> list[Want]:
         """What to ask the node for that sent *digest*; one answer leads to the next, see `absorb`."""
+        if self.me in digest:
+            self._seen_by_others = max(self._seen_by_others, digest[self.me].seen)
         wants = [self._log(owner).lacks(line) for owner, line in digest.items()]
         return [want for want in wants if want is not None]
 
@@ -244,7 +248,8 @@ class Records:
     def _remember(self, delta: Delta) -> list[Effect]:
         """An answer about this node's own log. The floor comes first: what is forgotten must not be put again."""
         log = self._log(self.me)
-        last = max(delta.floor, delta.head or START, *(entry.mark for entry in delta.entries))
+        marks = [entry.mark for entry in delta.entries]
+        last = max(delta.floor, delta.head or START, self._seen_by_others, *marks)
         behind = last > log.head
         self._unhashed.add(self.me)
         effects: list[Effect] = [*log.raise_floor(delta.floor)]

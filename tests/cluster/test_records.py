@@ -2,11 +2,12 @@
 
 from random import Random
 
+import attrs
 import pytest
 
 from mill.cluster.entries import ENDED, PULLING, RUNNING, START, Changed, Delta, Mark, Opened, Put, View, Want
 from mill.cluster.records import Backwards, Overtaken, Records
-from tests.cluster.fabric import Fabric, dumps, held, node_id, shown
+from tests.cluster.fabric import LIMIT_BYTES, Fabric, dumps, held, node_id, shown
 
 A, B, C = map(node_id, (1, 2, 3))
 
@@ -234,6 +235,25 @@ def rolled_back(fabric: Fabric, stored: list[Delta]) -> Records:
     """Node 0 starts again with an old disk; both sides tell each other what they know, the others first."""
     fabric.nodes[0] = Records(A, 1, stored)
     return fabric.nodes[0]
+
+
+def test_who_knows_less_of_its_own_log_than_others_have_seen_goes_on_in_a_new_epoch() -> None:
+    fabric = Fabric(2, Random(1))
+    ended = fabric.put(0, "t-1", ENDED)
+    assert fabric.settle() is not None
+    later = attrs.evolve(ended, mark=Mark(3, 1), ended=Mark(3, 1))
+    assert fabric.nodes[1].merge([later]) == []
+    assert fabric.settle() is not None
+    assert fabric.nodes[0].epoch > later.mark.epoch
+    assert fabric.nodes[0].lookup("t-1") == fabric.nodes[1].lookup("t-1")
+
+
+def test_no_answer_ends_between_two_tasks_that_have_the_same_mark() -> None:
+    teller, asker = Records(A, 1), Records(B, 1)
+    first = teller.put("t-1", RUNNING, b"." * LIMIT_BYTES)
+    teller._logs[A].merge(attrs.evolve(first, task="t-2"))
+    asker.absorb(teller.delta(Want(A, START, START), LIMIT_BYTES))
+    assert {view.entry.task for view in asker.tasks(A)} == {"t-1", "t-2"}
 
 
 def test_an_old_disk_is_seen_at_the_first_contact_and_a_new_epoch_is_opened() -> None:
