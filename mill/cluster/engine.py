@@ -241,6 +241,10 @@ class Engine:
         """Forget the oldest of this node's ended tasks, as `Records.retire` says."""
         return self._do(now, lambda: self._replication.retire(expired))
 
+    def outlive(self, owner: NodeId, expired: Collection[str], now: float) -> list[Outcome]:
+        """Forget the oldest tasks of another node that is gone, as `Records.outlive` says."""
+        return self._do(now, lambda: self._replication.outlive(owner, expired))
+
     def set(self, key: str, value: bytes | None, wall: float, now: float) -> list[Outcome]:
         """Write a setting, or delete it, at the wall clock's *wall*. `Overfull`."""
         return self._do(now, lambda: self._replication.set(key, value, wall))

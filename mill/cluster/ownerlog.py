@@ -180,6 +180,19 @@ class OwnerLog:
                     floor = entry.mark
         return floor, hindering
 
+    def outlived(self, expired: Collection[str]) -> Mark:
+        """How far the floor may rise, without its owner, so that only tasks of *expired* go that ended or are lost.
+
+        Over marks that nobody has heard of only as far as a verdict reaches: what is there is lost, too.
+        """
+        floor = self.floor
+        reach = max([self.head, *(verdict.covers for verdict in self.verdicts)])
+        for entry in self.after(self.floor):
+            if entry.mark > reach or entry.task not in expired or not self.judged(entry).terminal:
+                break
+            floor = entry.mark
+        return floor
+
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _replace(self, held: Entry | None, entry: Entry) -> None:

@@ -6,7 +6,8 @@ order and any number of times. Two nodes compare their `head_hash` on every ack;
 the other for what it is `missing`, and gets it as `delta`s of at most so many bytes.
 
 Nothing is ever deleted by name: an owner raises the floor of its log over what has expired (`retire`), having put again what is
-still live below it, and everybody refuses what lies below a floor. So no old copy brings anything back.
+still live below it, and everybody refuses what lies below a floor. So no old copy brings anything back. For an owner that is gone for longer
+than ended tasks are kept others raise it (`outlive`).
 
 **A disk that was rolled back** shows when another node knows more of this node's log than it does itself. Then the log
 goes on in a new epoch, into which everything is put again; and whatever else of the own past turns up later, with anybody, is put
@@ -143,11 +144,13 @@ class Records:
         log = self._log(owner)
         return Verdict(owner, log.head, term, self.me, log.seen, log.known_ends(log.head))
 
-    def forget(self, owner: NodeId) -> list[Effect]:
-        """Drop all that is known of a node that will not come back, on all nodes and for good."""
+    def outlive(self, owner: NodeId, expired: Collection[str]) -> list[Effect]:
+        """Forget the oldest tasks of an owner that is gone, as far as they are all among *expired*, ended or lost, and
+        nothing lies between that may still be heard of. When it returns it forgets them, too, and kills what of them still runs there.
+        """
         self._unhashed.add(owner)
         log = self._log(owner)
-        return [*log.raise_floor(log.seen)]
+        return [*log.raise_floor(log.outlived(expired))]
 
     # -- comparing with others --------------------------------------------------------------------------------------
 
@@ -209,6 +212,11 @@ class Records:
         for log in chosen:
             for entry in log.entries.values():
                 yield log.judged(entry)
+
+    def in_order(self, owner: NodeId) -> Iterator[View]:
+        """One owner's tasks by their last change, the oldest first."""
+        log = self._log(owner)
+        return map(log.judged, log.after(START))
 
     def at_stake(self, owner: NodeId) -> Iterator[View]:
         """The owner's tasks that neither ended nor are lost: what a verdict on it would end."""

@@ -122,6 +122,9 @@ class Replication:
     def retire(self, expired: Collection[str]) -> None:
         self._take(self._post.me, lambda: self.records.retire(expired))
 
+    def outlive(self, owner: NodeId, expired: Collection[str]) -> None:
+        self._take(owner, lambda: self.records.outlive(owner, expired))
+
     def condemn(self, verdict: Verdict) -> None:
         """By this node itself: everybody shall hear it."""
         self._take(verdict.owner, lambda: self.records.condemn(verdict))

@@ -174,7 +174,7 @@ async def _tasks(
     tasks: Tasks = await layer(serve, me, host.capacity_of(config), held or store, world, SystemRandom())
     if held is not None:
         tasks.others = held.others
-        await layer(held.serve, tasks)
+        await layer(held.serve, tasks, config.log_retention_secs)
     engine.images.holds.ask_tasks(tasks.images)
     limits = {"max_bytes": config.log_max_bytes, "retention_s": config.log_retention_secs}
     await layer(retention.serve, logs, tasks, **limits)

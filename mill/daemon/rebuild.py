@@ -19,6 +19,8 @@ from mill.store import Store, damage_of
 
 SUFFIXES = ("", "-wal", "-shm")
 """SQLite's files of one database."""
+BEGUN = "begun"
+"""The name of the fact that a milld has started with this database."""
 
 log = structlog.get_logger()
 
@@ -51,10 +53,18 @@ def _damage(path: Path) -> str | None:
 
 
 async def rebuild(store: Store, session: Session, node_id: str, *, told: bool) -> None:
-    """Insert the tasks of this node that containerd keeps and no row knows: into an empty database, or when *told* to."""
+    """Insert the tasks of this node that containerd keeps and no row knows: into a new database, or when *told* to.
+
+    In one that only has no task any more a row is missing because all have forgotten it.
+    """
     known: Iterable[str] = await store.ids()
-    if known and not told:
-        return
+    is_new = not known and await store.fact(BEGUN) is None
+    if is_new or told:
+        await _insert(store, session, node_id, known)
+    await store.put_fact(BEGUN, "1")
+
+
+async def _insert(store: Store, session: Session, node_id: str, known: Iterable[str]) -> None:
     lost = [task for task in await kept_tasks(session, node_id) if task.record.id not in known]
     for task in lost:
         await store.insert(task)

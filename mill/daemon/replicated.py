@@ -20,6 +20,7 @@ from mill.cluster.outcomes import Kill, Surfaced
 from mill.cluster.records import Backwards, Overtaken
 from mill.cluster.replication import NotReady
 from mill.convert import to_json
+from mill.daemon.bygone import Bygone
 from mill.daemon.cluster import Cluster
 from mill.daemon.others import Others
 from mill.daemon.shown import record_of
@@ -51,6 +52,8 @@ class Replicated:
         self._records = cluster.engine.records
         self._expired: set[str] = set()
         self._behind: list[str] = []
+        self._forgotten: set[str] = set()
+        """Own live tasks that all others have forgotten meanwhile."""
         self._shown = cluster.news.tasks
         self.others = Others(cluster.news.silent_s, cluster.news.address)
         for view in self._records.tasks():
@@ -88,7 +91,10 @@ class Replicated:
         self._expired.add(task_id)
 
     async def _write(self, task: Task, write: Callable[..., Any]) -> None:
-        """The row as all see it, and the owner's word beside it."""
+        """The row as all see it, and the owner's word beside it. What all others have forgotten goes as it ends."""
+        if task.record.id in self._forgotten and self._records.lookup(task.record.id) is None:
+            await self._store.delete(task.record.id)
+            return
         entry = self._draft(task.record)
         if entry is None:
             await write(task)
@@ -137,7 +143,11 @@ class Replicated:
 
     def _learn(self, changed: entries.Changed) -> None:
         view = changed.after or changed.before
-        if view is None or view.entry.owner == self._cluster.me:
+        if view is None:
+            return
+        if view.entry.owner == self._cluster.me:
+            if changed.after is None and not view.entry.terminal:
+                self._forgotten.add(view.entry.task)
             return
         there = changed.after is not None and not view.terminal
         self.others.learn(view.entry.task, record_of(view.entry) if there else None)
@@ -168,14 +178,15 @@ class Replicated:
             found = [await self._store.get(task_id) for task_id in ids[first : first + MOST_AT_ONCE]]
             await self._put_again([task.record for task in found if task is not None], told=False)
 
-    async def serve(self, tasks: Tasks, *, task_status: trio.TaskStatus[None]) -> None:
-        """Do what the cluster wants of this node's tasks, until cancelled."""
+    async def serve(self, tasks: Tasks, kept_s: float, *, task_status: trio.TaskStatus[None]) -> None:
+        """Do what the cluster wants of this node's tasks, until cancelled. *kept_s*: for how long records are kept."""
         for view in list(self._records.tasks(self._cluster.me)):
             if view.lost and not view.entry.terminal:
                 await self._kill(tasks, view.entry.task)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._retire)
             nursery.start_soon(self._put_rows, self._behind)
+            nursery.start_soon(Bygone(self._cluster, self._shown, kept_s).serve)
             task_status.started()
             async for order in self._orders:
                 if isinstance(order, Kill):

@@ -48,7 +48,7 @@ class Shown:
             return []
         mine, task = view.entry.owner == self.me, view.entry.task
         if changed.after is None:
-            return [] if mine else [(task_rows.DROP_OTHER, (task,))]
+            return [(task_rows.DROP_MINE if mine else task_rows.DROP_OTHER, (task,))]
         if not (mine or view.lost):
             return self._rows_of(changed.before, view.entry)
         record = record_of(view.entry) if view.lost else None
@@ -76,7 +76,11 @@ class Shown:
         """*record*, its owner's word, as *view* has it shown."""
         if view.verdict is None or not view.lost:
             return record
-        return as_lost(record, Time(self._lost_at.setdefault(view.verdict, self.wall())))
+        return as_lost(record, Time(self.lost_at(view.verdict)))
+
+    def lost_at(self, verdict: Verdict) -> float:
+        """When this node learnt of it."""
+        return self._lost_at.setdefault(verdict, self.wall())
 
 
 def record_of(entry: Entry) -> Record | None:

@@ -47,6 +47,8 @@ ON CONFLICT (id) DO UPDATE SET live=excluded.live, status=excluded.status, node=
 WHERE NOT mine
 """
 DROP_OTHER = "DELETE FROM tasks WHERE id = ? AND NOT mine"
+DROP_MINE = "DELETE FROM tasks WHERE id = ? AND mine"
+"""All others have forgotten it; else it would be put again at the next start."""
 END_MINE = "UPDATE tasks SET live = 0, status = ?, record = ? WHERE id = ? AND mine"
 """The cluster has condemned it; the owner has no say in what is shown any more."""
 

@@ -5,7 +5,20 @@ from random import Random
 import attrs
 import pytest
 
-from mill.cluster.entries import ENDED, PULLING, RUNNING, START, Changed, Delta, Mark, Opened, Put, View, Want
+from mill.cluster.entries import (
+    ENDED,
+    PULLING,
+    RUNNING,
+    START,
+    Changed,
+    Delta,
+    Mark,
+    Opened,
+    Put,
+    Verdict,
+    View,
+    Want,
+)
 from mill.cluster.records import Backwards, Overtaken, Records
 from tests.cluster.fabric import LIMIT_BYTES, Fabric, dumps, held, node_id, shown
 
@@ -217,15 +230,59 @@ def test_a_live_task_hinders_nothing_while_nothing_after_it_has_expired() -> Non
     assert {view.entry.task for view in records.tasks()} == {"long", "t-2"}
 
 
-def test_a_node_that_is_forgotten_is_forgotten_everywhere() -> None:
+def gone_with_three_tasks() -> tuple[Fabric, Verdict]:
+    """Node 0 had a task that ended, one that is lost, and one more that ended; it is gone, and node 1 leads."""
     fabric = Fabric(3, Random(1))
-    fabric.put(0, "t-1", RUNNING)
+    fabric.put(0, "ended", ENDED)
+    fabric.put(0, "lost", RUNNING)
+    fabric.put(0, "later", ENDED)
     assert fabric.settle() is not None
-    fabric.nodes[1].forget(A)
+    verdict = fabric.nodes[1].verdict(A, 1)
+    for number in (1, 2):
+        fabric.nodes[number].condemn(verdict)
+    return fabric, verdict
+
+
+def test_what_a_node_that_is_gone_had_is_forgotten_for_it_and_by_it_when_it_returns() -> None:
+    fabric, verdict = gone_with_three_tasks()
+    fabric.nodes[1].outlive(A, {"ended", "lost"})
     assert fabric.settle([1, 2]) is not None
-    assert len(fabric.nodes[2]) == 0
+    assert [view.entry.task for view in fabric.nodes[2].tasks()] == ["later"]
     effects, _ = fabric.nodes[0].absorb(fabric.nodes[1].dump(A))
-    assert [effect for effect in effects if isinstance(effect, Changed) and effect.after is None]
+    gone = [it.before for it in effects if isinstance(it, Changed) and it.after is None]
+    assert {view.entry.task for view in gone if view is not None} == {"ended", "lost"}
+    assert fabric.settle() is not None
+    assert [view.entry.task for records in fabric.nodes for view in records.tasks()] == ["later"] * 3
+    assert fabric.nodes[0].verdicts_on(A) == (verdict,)
+
+
+def test_what_became_of_a_lost_task_after_it_was_forgotten_is_told_as_lost() -> None:
+    fabric, _ = gone_with_three_tasks()
+    fabric.nodes[1].outlive(A, {"ended", "lost", "later"})
+    fabric.put(0, "lost", ENDED, b"in truth")
+    assert fabric.settle() is not None
+    for records in fabric.nodes:
+        (view,) = records.tasks()
+        assert view.lost
+        assert view.entry.payload == b"in truth"
+
+
+def test_for_a_node_that_is_gone_nothing_is_forgotten_that_may_still_run_or_lies_behind_a_gap() -> None:
+    fabric = Fabric(2, Random(1))
+    fabric.put(0, "t-0", ENDED)
+    assert fabric.settle() is not None
+    fabric.put(0, "t-1", ENDED)
+    fabric.rumour(fabric.put(0, "t-2", ENDED), [1])
+    assert len(fabric.nodes[1].outlive(A, {"t-0", "t-2"})) == 1
+    assert [view.entry.task for view in fabric.nodes[1].tasks()] == ["t-2"]
+    again = Records(B, 1, dumps(fabric.nodes[1]))
+    again.condemn(again.verdict(A, 1))
+    again.outlive(A, {"t-2"})
+    assert len(again) == 0
+    fabric.put(0, "live", RUNNING)
+    assert fabric.settle() is not None
+    fabric.nodes[1].outlive(A, {"t-1", "t-2", "live"})
+    assert [view.entry.task for view in fabric.nodes[1].tasks()] == ["live"]
 
 
 # -- a disk that was rolled back ------------------------------------------------------------------------------------

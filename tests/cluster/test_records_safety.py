@@ -16,7 +16,19 @@ from random import Random
 import attrs
 import pytest
 
-from mill.cluster.entries import ENDED, PULLING, STARTING, Changed, Delta, Entry, Mark, Verdict, View, Want
+from mill.cluster.entries import (
+    ENDED,
+    PULLING,
+    START,
+    STARTING,
+    Changed,
+    Delta,
+    Entry,
+    Mark,
+    Verdict,
+    View,
+    Want,
+)
 from mill.cluster.ownerlog import OwnerLog
 from mill.cluster.records import Records
 from mill.cluster.values import NodeId
@@ -42,6 +54,8 @@ class Run:
     read: dict[Key, tuple[object, set[int]]] = attrs.field(factory=dict)
     """Each task's end as clients were told it, and by which nodes."""
     forgotten: list[set[Key]] = attrs.field(factory=list)
+    outlived: set[Key] = attrs.field(factory=set)
+    """What others have forgotten for a node that was gone for long."""
     broken: list[str] = attrs.field(factory=list)
 
     @classmethod
@@ -57,7 +71,7 @@ class Run:
             [self.walk] * 10
             + [self.pull] * 2
             + [self.late] * 2
-            + [self.part, self.part, self.judge, self.judge, self.retire, self.restart]
+            + [self.part, self.part, self.judge, self.judge, self.retire, self.outlive, self.restart]
         )
         while True:
             yield self.rng.choice(kinds)
@@ -71,7 +85,11 @@ class Run:
         number = self.rng.randrange(len(self.fabric.nodes))
         records = self.fabric.nodes[number]
         live = [view for view in records.tasks(records.me) if not view.entry.terminal]
-        ended = [view for view in records.tasks(records.me) if view.entry.terminal]
+        ended = [
+            view
+            for view in records.tasks(records.me)
+            if view.entry.terminal and (records.me, view.entry.task) not in self.outlived
+        ]
         if ended and self.rng.random() < 0.2:
             view = self.rng.choice(ended)
             entry = self.fabric.put(number, view.entry.task, ENDED, b"cleaned")
@@ -135,6 +153,20 @@ class Run:
             self.fabric.put(number, view.entry.task, view.entry.phase, view.entry.payload)
         records.retire(expired)
 
+    def outlive(self) -> None:
+        """A leader of the majority forgets for a node that is not there what is lost, or ended so long ago that nothing more is said of it."""
+        gone = [number for number in range(len(self.fabric.nodes)) if number not in self.group]
+        if not gone:
+            return
+        leader, owner = (self.fabric.nodes[self.rng.choice(numbers)] for numbers in (self.group, gone))
+        known = {view.entry.task: view.entry for view in leader.tasks(owner.me) if view.terminal}
+        expired = {task for task in sorted(known) if self.rng.random() < 0.8}
+        said = {view.entry.task: view.entry for view in owner.tasks(owner.me) if view.entry.terminal}
+        expired -= {task for task in expired & said.keys() if said[task] != known[task]}
+        before = {key for key, view in shown(leader).items() if view.terminal}
+        leader.outlive(owner.me, expired)
+        self.outlived |= before - set(shown(leader))
+
     def restart(self) -> None:
         number = self.rng.randrange(len(self.fabric.nodes))
         records = self.fabric.nodes[number]
@@ -160,8 +192,11 @@ class Run:
         ]
         ended = {(fact.owner, fact.task) for fact in below if fact.terminal}
         gone = {(fact.owner, fact.task) for fact in below} - set(there)
+        me = self.fabric.nodes[number]
+        reach = max((verdict.covers for verdict in me.verdicts_on(me.me)), default=START)
+        mine = {fact.task for fact in below if fact.owner == me.me and fact.born > reach}
         self.broken += [
-            f"{key} was forgotten alive" for key in gone - ended if key[0] == self.fabric.ids[number]
+            f"{key} was forgotten alive" for key in gone - ended if key[0] == me.me and key[1] in mine
         ]
         self.forgotten[number] |= gone & ended
 
@@ -229,6 +264,7 @@ def test_with_disks_that_are_rolled_back_all_come_to_hold_the_same_and_what_ende
 # -- planted --------------------------------------------------------------------------------------------------------
 
 TRUE_DELTA = OwnerLog.delta
+TRUE_OUTLIVED = OwnerLog.outlived
 
 
 def chunk_claims_all(log: OwnerLog, want: Want, limit_bytes: int) -> Delta:
@@ -266,6 +302,15 @@ def floor_passes_the_living(log: OwnerLog, expired: set[str]) -> tuple[Mark, lis
     return max(marks, default=log.floor), []
 
 
+def outlives_the_living(log: OwnerLog, expired: set[str]) -> Mark:
+    return max((entry.mark for entry in log.after(log.floor) if entry.task in expired), default=log.floor)
+
+
+def outlives_what_lies_in_a_gap(log: OwnerLog, expired: set[str]) -> Mark:
+    log.head = max(log.head, log.seen)
+    return TRUE_OUTLIVED(log, expired)
+
+
 PLANTED = [
     (OwnerLog, "delta", chunk_claims_all, "does not know|the same"),
     (OwnerLog, "merge", merge_below_the_floor, "is back"),
@@ -274,6 +319,8 @@ PLANTED = [
     (Verdict, "loses", judged_by_the_last_change, "and now"),
     (Verdict, "loses", gaps_count_as_known, "and now"),
     (OwnerLog, "retirable", floor_passes_the_living, "forgotten alive"),
+    (OwnerLog, "outlived", outlives_the_living, "forgotten alive"),
+    (OwnerLog, "outlived", outlives_what_lies_in_a_gap, "forgotten alive|does not know"),
 ]
 
 

@@ -135,24 +135,24 @@ def make(number: int, first: Node | None, join: str | None, **options: str) -> F
 
 
 @contextmanager
-def fleet(size: int, archive: Path | None = None) -> Iterator[list[Placed]]:
-    """That many nodes, all alive in each other's eyes; with busybox, if its archive is given."""
+def fleet(size: int, archive: Path | None = None, **options: str) -> Iterator[list[Placed]]:
+    """That many nodes, all alive in each other's eyes; with busybox, if its archive is given. *options* are milld's."""
     with (
         hosts(*(f"{SUBNET}.{number}/24" for number in range(1, size + 1))) as made,
-        fleet_on(made, archive) as placed,
+        fleet_on(made, archive, **options) as placed,
     ):
         yield placed
 
 
 @contextmanager
-def fleet_on(made: list[Host], archive: Path | None = None) -> Iterator[list[Placed]]:
+def fleet_on(made: list[Host], archive: Path | None = None, **options: str) -> Iterator[list[Placed]]:
     """One node on each of these hosts, whose addresses are the first of `SUBNET`."""
     size = len(made)
     with ExitStack() as nodes:
         placed: list[Placed] = []
         for number, host in enumerate(made, 1):
             first = placed[0].node if placed else None
-            node = make(number, first, placed[-1].address if placed else None)
+            node = make(number, first, placed[-1].address if placed else None, **options)
             nodes.callback(host.do, node.destroy)
             placed.append(Placed(host, node))
             if number == 1:
