@@ -19,6 +19,7 @@ from mill.api import peer_names, server
 from mill.api.app import make_app
 from mill.api.peer import make_peer_app
 from mill.cluster.values import Address, Member, MemberState, NodeId, Peer
+from mill.config import DEFAULT_NODE_LOST_S
 from mill.daemon import peers
 from mill.daemon.fleet import Fleet
 from mill.daemon.peers import Peers
@@ -35,11 +36,12 @@ RING = Keyring(Secret(b"1" * 32))
 
 @attrs.define(eq=False)
 class Members:
-    """As `daemon.fleet.Membership`."""
+    """As `daemon.doubt.Membership`."""
 
     id: NodeId
     members: dict[NodeId, Member] = attrs.field(factory=dict)
     partial: bool = False
+    lost_s: float = DEFAULT_NODE_LOST_S
 
     def set(self, node: NodeId, state: MemberState, *, ago_s: float = 0.0) -> None:
         since = trio.current_time() - ago_s

@@ -200,13 +200,43 @@ async def test_a_task_that_has_not_been_heard_of_is_asked_for_before_404(
     unsure = await api.get("/v1/tasks/new-0001")
     assert problem(unsure) == (503, "unavailable", None)
     assert "node-2 did not say" in unsure.json()["detail"]
-    for state in (MemberState.DOWN, MemberState.AWAY):
-        two.members.set(two.there.id, state)
-        unsure = await api.get("/v1/tasks/new-0001")
-        assert problem(unsure) == (503, "unavailable", None)
-        assert "node-2 did not say" in unsure.json()["detail"]
+
+
+@pytest.mark.parametrize("call", ["GET", "GET ?wait=terminal", "DELETE", "GET /logs", "GET /stats"])
+async def test_only_whoever_might_still_know_an_id_is_waited_for(
+    two: Two, api: httpx.AsyncClient, call: str
+) -> None:
+    method, _, rest = call.partition(" ")
+
+    async def asked() -> httpx.Response:
+        return await api.request(method, f"/v1/tasks/nobody-0001{rest}")
+
+    async def names_who_could_know() -> bool:
+        answer = await asked()
+        return problem(answer)[0] == 503 and "node-2 did not say" in answer.json()["detail"]
+
+    two.members.set(two.there.id, MemberState.DOWN)
+    assert await names_who_could_know()
+    two.members.set(two.there.id, MemberState.DOWN, ago_s=two.members.lost_s + 1)
+    assert problem(await asked()) == (404, "not-found", None)
+    two.members.set(two.there.id, MemberState.AWAY)
+    assert problem(await asked()) == (404, "not-found", None)
+    two.members.partial = True
+    assert await names_who_could_know()
+    two.members.set(two.there.id, MemberState.DOWN, ago_s=two.members.lost_s + 1)
+    assert await names_who_could_know()
     two.members.set(two.there.id, MemberState.LEFT)
-    assert problem(await api.get("/v1/tasks/new-0001")) == (404, "not-found", None)
+    assert problem(await asked())[0] == 503  # who takes part is still to be found
+    two.members.partial = False
+    assert problem(await asked()) == (404, "not-found", None)
+
+
+async def test_a_joiner_that_has_found_nobody_yet_says_so(two: Two, api: httpx.AsyncClient) -> None:
+    del two.members.members[two.there.id]
+    two.members.partial = True
+    answer = await api.get("/v1/tasks/nobody-0001")
+    assert problem(answer) == (503, "unavailable", None)
+    assert "this node has found no other yet" in answer.json()["detail"]
 
 
 class Late(dict[str, Task]):
