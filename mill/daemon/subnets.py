@@ -5,11 +5,13 @@ whoever leads next. A node keeps the part that it had, or that it is configured 
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from http import HTTPStatus
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Protocol
 
 import attrs
 import structlog
@@ -22,7 +24,7 @@ from mill.daemon.cluster import Cluster
 from mill.daemon.peers import Unreachable
 from mill.errors import Unavailable
 from mill.network.addresses import Peer, first_free, subnets_of
-from mill.network.service import Mesh, stored_subnet
+from mill.network.service import stored_subnet
 
 KEY = "subnet/"
 """What the settings' keys begin with; then the node's id."""
@@ -31,8 +33,19 @@ SAID = "subnet"
 ASK_FOR_S = 5.0
 """How long a joiner looks for a leader who gives it a part; then it takes one that seems free, which is told."""
 ASK_AGAIN_S = 0.2
+WAYS_AGAIN_S = 3.0
+"""Between two tries to make the ways to the others: as often as the mesh looks after the rest of what it has."""
 
 log = structlog.get_logger()
+
+
+class Ways(Protocol):
+    """As `network.service.Mesh`."""
+
+    @property
+    def subnet(self) -> IPv4Network: ...
+
+    async def set_peers(self, peers: Iterable[Peer]) -> None: ...
 
 
 @attrs.define(eq=False)
@@ -133,8 +146,8 @@ class Subnets:
 
     # -- the ways ---------------------------------------------------------------------------------------------------
 
-    async def lead(self, mesh: Mesh, *, task_status: trio.TaskStatus[None]) -> None:
-        """Ways to all members' parts, within moments of what changes, until cancelled."""
+    async def lead(self, mesh: Ways, *, task_status: trio.TaskStatus[None]) -> None:
+        """Ways to all members' parts, within moments of what changes, until cancelled. What fails is tried again."""
         changed, wake = trio.open_memory_channel[None](1)
 
         def tell(_outcome: object) -> None:
@@ -145,13 +158,19 @@ class Subnets:
             self._cluster.news.on[kind].append(tell)
         self.tell(mesh.subnet)
         task_status.started()
-        known: tuple[Peer, ...] = ()
+        made: tuple[Peer, ...] | None = ()
+        fault: str | None = None
         while True:
             peers = tuple(self._peers(mesh.subnet))
-            if peers != known:
-                await mesh.set_peers(peers)
-                known = peers
-            await wake.receive()
+            if peers != made:
+                told, fault = fault, await _fault_of(mesh, peers)
+                made = peers if fault is None else None
+                if fault is not None and fault != told:
+                    log.warning("the ways to other nodes could not be made; trying on", why=fault)
+                elif fault is None and told is not None:
+                    log.info("the ways to other nodes are made")
+            with trio.move_on_after(math.inf if fault is None else WAYS_AGAIN_S):
+                await wake.receive()
 
     def _peers(self, own: IPv4Network) -> Iterator[Peer]:
         yield from self._fixed
@@ -178,6 +197,15 @@ class Subnets:
                 node=member.peer.name,
                 subnet=str(subnet),
             )
+
+
+async def _fault_of(mesh: Ways, peers: tuple[Peer, ...]) -> str | None:
+    """Why the ways to *peers* could not be made; None: they are."""
+    try:
+        await mesh.set_peers(peers)
+    except Unavailable as error:
+        return str(error)
+    return None
 
 
 def _said(member: Member) -> IPv4Network | None:
