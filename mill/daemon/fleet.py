@@ -67,7 +67,8 @@ class Fleet:
         record = await self._ask_all(task_id) if task is None else task.record
         if record is None or (owner := node_of(record)) == self._cluster.id:
             return None
-        return Elsewhere(owner, record)
+        member = self._cluster.members.get(owner)
+        return Elsewhere(owner, record, doubted=member is None or member.state is not MemberState.ALIVE)
 
     async def _ask_all(self, task_id: str) -> Record | None:
         """What the first says that knows it; None once all have said that they do not. `Unavailable` for who cannot be sure."""
