@@ -76,7 +76,8 @@ class Shown:
         """*record*, its owner's word, as *view* has it shown."""
         if view.verdict is None or not view.lost:
             return record
-        return as_lost(record, Time(self._lost_at.setdefault(view.verdict, self.wall())))
+        at = view.verdict.at or self._lost_at.setdefault(view.verdict, self.wall())
+        return as_lost(record, Time(at))
 
 
 def record_of(entry: Entry) -> Record | None:

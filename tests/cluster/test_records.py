@@ -162,6 +162,19 @@ def test_the_same_is_held_after_a_restart() -> None:
         assert again.put("next", PULLING, b"").mark == records.put("next", PULLING, b"").mark, number
 
 
+def test_what_a_verdict_says_already_is_not_said_again_with_another_time() -> None:
+    fabric = Fabric(2, Random(1))
+    fabric.put(0, "t-1", RUNNING)
+    assert fabric.settle() is not None
+    first = fabric.nodes[1].verdict(A, 4, 100.0)
+    fabric.nodes[1].condemn(first)
+    assert fabric.nodes[1].verdict(A, 5, 99.0) is first
+    fabric.put(0, "t-2", RUNNING)
+    assert fabric.settle() is not None
+    further = fabric.nodes[1].verdict(A, 5, 200.0)
+    assert (further.at, further.head > first.head) == (200.0, True)
+
+
 # -- forgetting -----------------------------------------------------------------------------------------------------
 
 
