@@ -19,6 +19,7 @@ import trio
 
 from mill.cluster import effects
 from mill.cluster.outcomes import Led
+from mill.cluster.settings import Setting
 from mill.cluster.values import Member, MemberState, NodeId
 from mill.daemon.cluster import Cluster
 from mill.daemon.peers import Unreachable
@@ -33,6 +34,8 @@ SAID = "subnet"
 ASK_FOR_S = 5.0
 """How long a joiner looks for a leader who gives it a part; then it takes one that seems free, which is told."""
 ASK_AGAIN_S = 0.2
+UNKNOWN_S = 3600.0
+"""How long after it was given its part a node that no member knows counts as one that will come: it takes seconds."""
 WAYS_AGAIN_S = 3.0
 """Between two tries to make the ways to the others: as often as the mesh looks after the rest of what it has."""
 
@@ -114,6 +117,8 @@ class Subnets:
                 if before is not None and not _overlap(before, taken)
                 else first_free(self._range, taken)
             )
+            for gone in self._gone():
+                await self._cluster.set(KEY + gone, None)
             if free is None:
                 raise Unavailable(
                     f"no part of {self._range} is free for another node: forget those that are gone"
@@ -123,18 +128,34 @@ class Subnets:
             return free
 
     def _given(self) -> dict[NodeId, IPv4Network]:
+        """What leaders gave to those who are not gone."""
         found = {}
-        for setting in self._cluster.engine.settings:
-            if setting.key.startswith(KEY) and setting.value is not None:
+        for node, setting in self._kept().items():
+            if setting.value is not None and not self._is_gone(node, setting):
                 with suppress(ValueError):
-                    found[NodeId(setting.key.removeprefix(KEY))] = IPv4Network(setting.value.decode())
+                    found[node] = IPv4Network(setting.value.decode())
         return found
+
+    def _gone(self) -> list[NodeId]:
+        """Whose parts are still written down for nothing."""
+        return [node for node, setting in self._kept().items() if self._is_gone(node, setting)]
+
+    def _kept(self) -> dict[NodeId, Setting]:
+        kept = [it for it in self._cluster.engine.settings if it.key.startswith(KEY) and it.value is not None]
+        return {NodeId(setting.key.removeprefix(KEY)): setting for setting in kept}
+
+    def _is_gone(self, node: NodeId, setting: Setting) -> bool:
+        """Members forget after a day who has left; but who was given a part just now may not be known as a member yet."""
+        member = self._cluster.engine.members.get(node)
+        if member is None:
+            return self._cluster.wall() - setting.time > UNKNOWN_S
+        return member.state is MemberState.LEFT
 
     def _taken(self, but: NodeId) -> Iterator[IPv4Network]:
         """By members, who may be down or away, and by those that are none."""
         members = self._cluster.engine.members
         gone = {node for node, member in members.items() if member.state is MemberState.LEFT}
-        yield from (part for node, part in self._given().items() if node not in {but, *gone})
+        yield from (part for node, part in self._given().items() if node != but)
         yield from (peer.subnet for peer in self._fixed)
         for node, member in members.items():
             said = _said(member)

@@ -20,7 +20,7 @@ from mill.cluster.values import Member, MemberState, NodeId
 from mill.cluster.values import Peer as Life
 from mill.daemon import subnets
 from mill.daemon.news import News
-from mill.daemon.subnets import ASK_FOR_S, KEY, SAID, WAYS_AGAIN_S, Subnets
+from mill.daemon.subnets import ASK_FOR_S, KEY, SAID, UNKNOWN_S, WAYS_AGAIN_S, Subnets
 from mill.errors import Unavailable
 from mill.network.addresses import Peer
 
@@ -55,13 +55,18 @@ class Cluster:
         self.engine = Engine(members, Led(ME, full=True, mandate=Mandate(1, ME)))
         self.news = News([], lambda: 0.0)
         self.said: list[tuple[str, str | None]] = []
+        self.now = 1000.0
+        """On the wall."""
+
+    def wall(self) -> float:
+        return self.now
 
     def say(self, name: str, value: str | None) -> None:
         self.said.append((name, value))
 
     async def set(self, key: str, value: bytes | None) -> None:
         await trio.lowlevel.checkpoint()
-        self.engine.kept[key] = Setting(key, value, 0.0, ME)
+        self.engine.kept[key] = Setting(key, value, self.now, ME)
 
     def change(self, node: NodeId, **fields: Any) -> None:
         """What is held of a member, and whoever listens hears it."""
@@ -162,6 +167,25 @@ async def test_who_may_come_back_keeps_its_part_and_who_has_left_does_not(
     assert await leader.assign(B) == PARTS[1]
     cluster.change(A, state=MemberState.LEFT)
     assert await leader.assign(C) == PARTS[0]
+
+
+async def test_what_was_given_to_who_has_left_is_forgotten_also_when_nobody_remembers_that_it_was_a_member(
+    cluster: Cluster, leader: Subnets
+) -> None:
+    for node in (A, B, C):
+        await leader.assign(node)
+    cluster.change(A, state=MemberState.LEFT)
+    del cluster.engine.members[B]
+    assert await leader.assign(D) == PARTS[0]
+    assert cluster.engine.kept[KEY + A].value is None
+    assert await leader.assign(E) == PARTS[3]  # B has just been given the second
+    cluster.now += UNKNOWN_S + 1
+    cluster.change(E, state=MemberState.LEFT)
+    assert await leader.assign(D) == PARTS[0]
+    assert {key for key, setting in cluster.engine.kept.items() if setting.value is not None} == {
+        KEY + C,
+        KEY + D,
+    }
 
 
 async def test_without_a_majority_or_room_none_is_given(cluster: Cluster, leader: Subnets) -> None:
