@@ -83,6 +83,8 @@ IMAGES_EVERY_S = 2.0
 """How old what it says of its images may be: containerd has to be asked."""
 ASK_TASK_S = 1.0
 """For all other nodes to say whether they know a task that this one has not heard of yet; on an idle link they take 10 ms."""
+TELL_RECORD_S = 1.0
+"""For the owner of a task to tell its record, beyond what the caller wishes to wait; then it is told as it is known here."""
 ASK_ALL_S = 0.3
 """For all other nodes to say what they know of a key, where no leader does. What gossip takes is the bound."""
 USAGE_S = 0.5

@@ -157,10 +157,13 @@ class TokenService(Protocol):
 
 @attrs.frozen
 class Elsewhere:
-    """A task that another node owns: that node's id, and the record as far as it is known here."""
+    """A task that another node owns: that node's id, and the record as far as it is known here. *doubted*: it is not sure that
+    that node is there.
+    """
 
     node: str
     record: Record | None
+    doubted: bool = False
 
 
 class PeerAnswer(Protocol):

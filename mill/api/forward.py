@@ -86,13 +86,14 @@ async def forward(
     *,
     content: bytes | AsyncIterator[bytes] = b"",
     wait_s: float | None = LONG_POLL_S,
+    answer_s: float = ANSWER_S,
 ) -> Response:
-    """The request under way, asked of *node*. `Unavailable` in one line when there is no answer."""
+    """The request under way, asked of *node*. `Unavailable` in one line when no answer begins within *answer_s* beyond *wait_s*."""
     headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
     headers |= {CALLER: quote(caller(), safe=""), SCOPE: str(reach())}
     path = request.scope["raw_path"].decode("ascii") + (f"?{query}" if (query := _query()) else "")
     async with AsyncExitStack() as stack:
-        timeout_s = None if wait_s is None else wait_s + ANSWER_S
+        timeout_s = None if wait_s is None else wait_s + answer_s
         asked = fleet.open(node, request.method, path, headers=headers, content=content, timeout_s=timeout_s)
         answer = await stack.enter_async_context(asked)
         kind = answer.headers.get("content-type", "").partition(";")[0]

@@ -6,6 +6,7 @@ import json
 from contextlib import suppress
 
 import attrs
+import trio
 from quart import Blueprint, Response, request
 
 from mill.api.answers import json_answer, marked
@@ -17,7 +18,7 @@ from mill.api.request import Query, caller, json_body
 from mill.api.scopes import needs
 from mill.api.timing import untimed
 from mill.checks import KEY_HEADER, MOST_GRACE_S, check_request_key, parse_signal
-from mill.config import LONG_POLL_S, PAGE_LIMIT, PAGE_SIZE
+from mill.config import LONG_POLL_S, PAGE_LIMIT, PAGE_SIZE, TELL_RECORD_S
 from mill.convert import to_json
 from mill.errors import Conflict, FieldError, NotFound, Unavailable
 from mill.model import Duration, Record, Scope, SpawnRequest, Status, Usage
@@ -88,8 +89,7 @@ def _of_one(found: Blueprint, core: Core) -> None:
             return await _from_owner(core, core.fleet, found, condition, timeout_s)
         if condition is None:
             return json_answer(marked(core, await core.tasks.get(task_id)))
-        most_s = LONG_POLL_S if timeout_s is None else min(timeout_s, LONG_POLL_S)
-        return json_answer(await core.tasks.wait(task_id, condition, most_s))
+        return json_answer(await core.tasks.wait(task_id, condition, _poll_s(timeout_s)))
 
     @found.delete("/v1/tasks/<task_id>")
     @needs(Scope.SPAWN)
@@ -124,19 +124,24 @@ async def _from_owner(
     core: Core, fleet: Fleet, found: Elsewhere, condition: str | None, timeout_s: float | None
 ) -> Response:
     """As its owner says; as it is known here, if that one does not answer: waiting for it to be held for lost is waiting, too."""
-    try:
+    record, began = found.record, trio.current_time()
+    if record is None:
         return await forward(fleet, found.node)
-    except Unavailable:
-        if found.record is None:
-            raise
-    record = found.record
+    most_s = 0.0 if condition is None else _poll_s(timeout_s)
+    if condition is not None or not found.doubted:
+        with trio.move_on_after(most_s + TELL_RECORD_S), suppress(Unavailable):
+            return await forward(fleet, found.node, wait_s=most_s, answer_s=TELL_RECORD_S)
     with suppress(NotFound):  # no word of it has come here but that one
         if condition is None:
             record = await core.tasks.get(record.id)
         else:
-            most_s = LONG_POLL_S if timeout_s is None else min(timeout_s, LONG_POLL_S)
-            record = await core.tasks.wait(record.id, condition, most_s)
+            left_s = max(0.0, began + most_s - trio.current_time())
+            record = await core.tasks.wait(record.id, condition, left_s)
     return json_answer(to_json(record) if record.status.terminal else {**to_json(record), "partial": True})
+
+
+def _poll_s(timeout_s: float | None) -> float:
+    return LONG_POLL_S if timeout_s is None else min(timeout_s, LONG_POLL_S)
 
 
 def _cut(records: list[Record], after: Position | None, limit: int) -> Page:

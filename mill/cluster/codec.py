@@ -112,7 +112,7 @@ def _entry(read: pb.Entry) -> Entry:
 def _make_verdict(verdict: Verdict) -> pb.Verdict:
     made = pb.Verdict.FromString(verdict.extra)
     made.owner, made.term = bytes.fromhex(verdict.owner), verdict.term
-    made.leader = bytes.fromhex(verdict.leader)
+    made.leader, made.at = bytes.fromhex(verdict.leader), verdict.at
     made.head.CopyFrom(_make_mark(verdict.head))
     made.reach.CopyFrom(_make_mark(verdict.reach))
     made.ended.extend(_make_mark(mark) for mark in sorted(verdict.ended))
@@ -128,6 +128,7 @@ def _verdict(read: pb.Verdict) -> Verdict:
         _mark(read.reach),
         frozenset(_mark(mark) for mark in read.ended),
         unknown(read),
+        _time(read.at),
     )
 
 

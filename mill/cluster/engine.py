@@ -212,8 +212,9 @@ class Engine:
 
         return self._do(now, receive)
 
-    def tick(self, now: float) -> list[Outcome]:
-        """What is due by *now*."""
+    def tick(self, now: float, wall: float = 0.0) -> list[Outcome]:
+        """What is due by *now*. *wall* is what a verdict says of when it was given; 0: nothing."""
+        self._post.wall = wall
         return self._do(now, self._tick)
 
     def _tick(self) -> None:
@@ -282,12 +283,12 @@ class Engine:
 
         return self._do(now, resign_and_go)
 
-    def forget(self, node: NodeId, now: float) -> list[Outcome]:
-        """By somebody's order: *node* is no member any more, and its tasks are lost. `KeyError` for unknown ones."""
+    def forget(self, node: NodeId, wall: float, now: float) -> list[Outcome]:
+        """By somebody's order, at the wall clock's *wall*: *node* is no member any more, and its tasks are lost. `KeyError` for unknown ones."""
 
         def forget() -> None:
             self._run(self._swim.forget(node, now))
-            self._replication.condemn(self.records.verdict(node, self.mandate.term))
+            self._replication.condemn(self.records.verdict(node, self.mandate.term, wall))
 
         return self._do(now, forget)
 

@@ -9,6 +9,7 @@ the owner, if one reaches the task. `records` holds and merges them, `verdicts` 
 """
 
 import hashlib
+import struct
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -87,6 +88,8 @@ class Entry:
 
 _FRAME_BYTES = 64
 """Marks, the phase and the fields' tags."""
+_AT_ON_WIRE, _AT_TAG = struct.Struct("<Bd"), 7 << 3 | 1
+"""Protobuf's field 7, of 64 bits."""
 
 
 @attrs.frozen
@@ -94,7 +97,8 @@ class Verdict:
     """The tasks of `owner` that were born up to `reach` are lost, save those whose end was known when it was given.
 
     Known was every mark up to `head`, and beyond it the ends at the marks `ended`: what lies between had reached nobody who
-    could be asked, so that an end which turns up there later is kept beside the verdict and does not overturn it.
+    could be asked, so that an end which turns up there later is kept beside the verdict and does not overturn it. `at` is when it
+    was given, by its leader's wall clock in unix seconds; 0: by an older Mill, which does not say.
     """
 
     owner: NodeId
@@ -104,6 +108,7 @@ class Verdict:
     reach: Mark = START
     ended: frozenset[Mark] = frozenset()
     extra: bytes = b""
+    at: float = 0.0
 
     @property
     def owner_epoch(self) -> int:
@@ -118,13 +123,14 @@ class Verdict:
     def rank(self) -> tuple[object, ...]:
         """The lowest of those that reach a task decides."""
         return (
-            self.term, self.covers, self.head, sorted(self.ended), self.leader, self.reach, self.extra,
+            self.term, self.covers, self.head, sorted(self.ended), self.leader, self.reach, self.at, self.extra,
         )  # fmt: skip
 
     @property
     def checksum(self) -> int:
+        """The same for an older Mill, to which the time is something unknown that it holds as it stands on the wire."""
         head = f"{self.owner}{self.head}{self.term}{self.leader}{self.reach}{sorted(self.ended)}"
-        return _checksum(head.encode(), self.extra)
+        return _checksum(head.encode(), _AT_ON_WIRE.pack(_AT_TAG, self.at) if self.at else b"", self.extra)
 
     def loses(self, entry: Entry) -> bool:
         """Whether the task of *entry*, which it reaches, counts as lost."""

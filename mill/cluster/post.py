@@ -15,6 +15,7 @@ class Post:
     def __init__(self, swim: Swim, run: Callable[[Sequence[effects.Effect]], None], now: float) -> None:
         self.swim = swim
         self.now = now
+        self.wall = 0.0
         self.outcomes: list[Outcome] = []
         self._run = run
 

@@ -139,10 +139,16 @@ class Records:
         self._unhashed.add(verdict.owner)
         return [*self._log(verdict.owner).condemn(verdict)]
 
-    def verdict(self, owner: NodeId, term: int) -> Verdict:
-        """What this node, as leader, would say of *owner*: all that is not known to have ended is lost."""
+    def verdict(self, owner: NodeId, term: int, at: float = 0.0) -> Verdict:
+        """What this node, as leader, would say of *owner* at the wall clock's *at*: all that is not known to have ended is lost.
+        What stands already is not said again, with another time.
+        """
         log = self._log(owner)
-        return Verdict(owner, log.head, term, self.me, log.seen, log.known_ends(log.head))
+        said = Verdict(owner, log.head, term, self.me, log.seen, log.known_ends(log.head), at=at)
+        standing = (
+            it for it in log.verdicts if (it.head, it.reach, it.ended) == (said.head, said.reach, said.ended)
+        )
+        return next(standing, said)
 
     def outlive(self, owner: NodeId, expired: Collection[str]) -> list[Effect]:
         """Forget the oldest tasks of an owner that is gone, as far as they are all among *expired*, ended or lost, and

@@ -232,7 +232,8 @@ class Reign:
                     else:
                         self._post.mail(witness, Inquiry(node), by_stream=False)
             case verdicts.Condemn(node):
-                self._replication.condemn(self._replication.records.verdict(node, self.election.highest.term))
+                records, term = self._replication.records, self.election.highest.term
+                self._replication.condemn(records.verdict(node, term, self._post.wall))
             case verdicts.Held():
                 self._post.emit(effect)
             case verdicts.Fetch():

@@ -180,7 +180,7 @@ class Gossip:
         while True:
             with trio.CancelScope(deadline=self.engine.next_deadline) as self._wake:
                 await trio.sleep_forever()
-            self.do(self.engine.tick)
+            self.do(lambda now: self.engine.tick(now, self._setup.wall()))
 
     async def hear(self) -> None:
         while True:

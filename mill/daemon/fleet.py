@@ -14,9 +14,10 @@ import trio
 
 from mill.api.core import Elsewhere
 from mill.api.forward import CALLER, SCOPE
-from mill.cluster.values import Member, MemberState, NodeId
+from mill.cluster.values import MemberState, NodeId
 from mill.config import ASK_TASK_S, USAGE_S
 from mill.convert import from_json
+from mill.daemon.doubt import Membership, who_could_know
 from mill.daemon.peers import Answer, Peers, Unreachable
 from mill.errors import Unavailable
 from mill.model import Record, Scope, Status, Task, Usage
@@ -31,22 +32,6 @@ AS_MILLD: Mapping[str, str] = {CALLER: "milld", SCOPE: Scope.READ}
 T = TypeVar("T")
 
 log = structlog.get_logger()
-
-
-class Membership(Protocol):
-    """As the cluster's engine has it."""
-
-    @property
-    def id(self) -> NodeId:
-        """Of this node."""
-
-    @property
-    def members(self) -> Mapping[NodeId, Member]:
-        """All nodes, this one among them."""
-
-    @property
-    def partial(self) -> bool:
-        """Whether others may know of ends that this node does not."""
 
 
 class Known(Protocol):
@@ -76,18 +61,19 @@ class Fleet:
 
     async def elsewhere(self, task_id: str) -> Elsewhere | None:
         """By this node's own records; a task that is newer than what has come here is asked for among the others."""
-        if self.alone or self._table.get(task_id) is not None:
+        if (self.alone and not self.partial) or self._table.get(task_id) is not None:
             return None
         task = await self._known.get(task_id)
         record = await self._ask_all(task_id) if task is None else task.record
         if record is None or (owner := node_of(record)) == self._cluster.id:
             return None
-        return Elsewhere(owner, record)
+        member = self._cluster.members.get(owner)
+        return Elsewhere(owner, record, doubted=member is None or member.state is not MemberState.ALIVE)
 
     async def _ask_all(self, task_id: str) -> Record | None:
         """What the first says that knows it; None once all have said that they do not. `Unavailable` for who cannot be sure."""
         found: list[Record] = []
-        unsure = self.others() + self._silent()
+        unsure = who_could_know(self._cluster, self._now())
 
         async def ask(node: NodeId) -> None:
             path = f"/v1/tasks/{quote(task_id, safe='')}"
@@ -98,7 +84,7 @@ class Fleet:
                         found.append(from_json(Record, said))
                         nursery.cancel_scope.cancel()
                     elif answer.status == NOT_FOUND:
-                        unsure.remove(node)
+                        unsure.discard(node)
             except (Unreachable, *UNREADABLE) as error:
                 log.debug("a node does not say whether it knows a task", node=node[:8], why=str(error))
 
@@ -109,9 +95,8 @@ class Fleet:
         if not found and (task := await self._known.get(task_id)) is not None:
             return task.record  # gossip was faster
         if not found and unsure:
-            names = ", ".join(self.name_of(node) for node in unsure)
             raise Unavailable(
-                f"no task {task_id[:80]!r} is known here yet, and {names} did not say; try again"
+                f"no task {task_id[:80]!r} is known here yet, and {self._who_did_not_say(unsure)}; try again"
             )
         return found[0] if found else None
 
@@ -135,10 +120,10 @@ class Fleet:
         members = self._cluster.members
         return [node for node, one in members.items() if node != self._cluster.id and one.state.reachable]
 
-    def _silent(self) -> list[NodeId]:
-        """Who may have tasks that only they know."""
-        gone = {MemberState.DOWN, MemberState.AWAY}
-        return [node for node, one in self._cluster.members.items() if one.state in gone]
+    def _who_did_not_say(self, unsure: set[NodeId]) -> str:
+        if self._cluster.id in unsure:
+            return "this node has found no other yet"
+        return f"{', '.join(sorted(map(self.name_of, unsure)))} did not say"
 
     @asynccontextmanager
     async def open(

@@ -49,9 +49,9 @@ async def join(
     layers.push_async_callback(member.gossip.linger)
     subnets = Subnets(member, config.mesh_cidr, fixed_peers(config))
     subnet = await subnets.own(config.mesh_subnet, config.data_dir)
-    return Joined(member, subnets, Replicated(store, member), Seat(member.gossip, member.news)), attrs.evolve(
-        config, mesh_subnet=subnet
-    )
+    seat = Seat(member.gossip, member.news, config.node_lost_secs)
+    joined = Joined(member, subnets, Replicated(store, member), seat)
+    return joined, attrs.evolve(config, mesh_subnet=subnet)
 
 
 def fixed_peers(config: Config) -> tuple[Peer, ...]:

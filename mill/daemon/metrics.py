@@ -37,6 +37,7 @@ from mill.logs.store import Logs
 from mill.model import Resources
 from mill.network.publish import Ports
 from mill.network.relay import REFUSED_BY
+from mill.security.box import Refusal
 from mill.tasks.ledger import REFUSALS
 from mill.tasks.service import Tasks
 from mill.tasks.states import LIVE
@@ -60,6 +61,8 @@ class Levels:
     dns: Dns
     ports: Ports
     load: Load
+    refused: Mapping[Refusal, int]
+    """Datagrams of gossip, as `cluster.service.Gossip` counts them; nothing where there is none."""
 
     def families(self) -> Iterator[Metric]:
         """Every level and plain counter, as it is now; instant."""
@@ -72,6 +75,8 @@ class Levels:
         yield from self._of_logs()
         yield from self._of_names()
         yield from self._of_ports()
+        what = "Datagrams at the port for other nodes that were not opened, by reason: key is another secret."
+        yield _counters("mill_gossip_refusals", what, "reason", self.refused, Refusal)
         yield GaugeMetricFamily("mill_api_connections", "Open connections.", self.load.connections)
         what = "Requests whose answer is not all out yet; follows and waits, too."
         yield GaugeMetricFamily("mill_api_requests_in_flight", what, self.load.requests)

@@ -39,7 +39,7 @@ from mill.containerd.session import Session
 from mill.containerd.spares import Spares
 from mill.daemon import cluster, datadir, host, meters, questions, rebuild, shared, soundness
 from mill.daemon.clock import SystemClock
-from mill.daemon.cluster import Doors
+from mill.daemon.cluster import Cluster, Doors
 from mill.daemon.everywhere import answer_for_all
 from mill.daemon.joining import Joined, fixed_peers, join
 from mill.daemon.layers import Layer, running
@@ -127,7 +127,7 @@ async def serve_node(
         own = TaskNames(tasks.table, engine.ip, mesh.ip_of)
         names = await _dns(config, dns_port, own, joined, mesh, counted, layer)
         templates, tokens = await shared.load(config, store, member, clock.now)
-        metrics = Metrics(counted, _levels(tasks, engine, logs, names, mesh, load := Load()))
+        metrics = Metrics(counted, _levels(tasks, engine, logs, names, mesh, load := Load(), member))
         nodes = await Nodes.load(store, tasks, engine, clock.now(), member, config.data_dir / SECRET_NAME)
         core = _core(config, nodes, tasks, logs, Events(store), engine, templates, tokens, clock, metrics)
         core = await answer_for_all(joined, core, own, store, tasks, nodes, engine.images.names, clock, layer)
@@ -331,7 +331,9 @@ def _core(
     )
 
 
-def _levels(tasks: Tasks, engine: Runtime, logs: Logs, names: Dns, mesh: Mesh, load: Load) -> Levels:
+def _levels(
+    tasks: Tasks, engine: Runtime, logs: Logs, names: Dns, mesh: Mesh, load: Load, member: Cluster | None
+) -> Levels:
     """What is read anew for each scrape."""
     return Levels(
         node=engine.node_name,
@@ -343,6 +345,7 @@ def _levels(tasks: Tasks, engine: Runtime, logs: Logs, names: Dns, mesh: Mesh, l
         dns=names,
         ports=mesh.ports,
         load=load,
+        refused={} if member is None else member.gossip.refusals,
     )
 
 

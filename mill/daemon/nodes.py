@@ -99,7 +99,7 @@ class Nodes:
             raise Conflict("that is the node that was asked: stop its milld, and forget it on another one")
         if found.state.reachable:
             raise Conflict(f"{found.peer.name} answers: drain it, and stop its milld")
-        cluster.gossip.do(lambda now: cluster.engine.forget(found.id, now))
+        cluster.gossip.do(lambda now: cluster.engine.forget(found.id, cluster.wall(), now))
         await cluster.gossip.settled()
         log.warning("a node was forgotten: its tasks are lost", node=found.peer.name)
         return attrs.evolve(self._other(found), state=NodeState.LEFT)

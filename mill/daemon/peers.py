@@ -140,6 +140,7 @@ class Peers:
             headers={"accept-encoding": "identity", **(headers or {})},
             content=content,
             extensions={"sni_hostname": node_name(node)},
+            timeout=httpx.Timeout(None, connect=_connect_s(timeout_s)),
         )
         response = await _sent(client, request, whom, timeout_s)
         try:
@@ -184,8 +185,7 @@ def _new_client(context: ssl.SSLContext) -> httpx.AsyncClient:
         max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=KEPT_S
     )
     transport = httpx.AsyncHTTPTransport(verify=context, limits=limits, socket_options=_KEEPALIVE)
-    timeout = httpx.Timeout(None, connect=CONNECT_S)
-    return httpx.AsyncClient(transport=transport, timeout=timeout, trust_env=False)
+    return httpx.AsyncClient(transport=transport, trust_env=False)
 
 
 async def _sent(
@@ -198,6 +198,11 @@ async def _sent(
         raise Unreachable(f"{whom} did not answer within {timeout_s:g} s") from None
     except (httpx.HTTPError, httpx.StreamError) as error:
         raise _translated(error, whom) from None
+
+
+def _connect_s(timeout_s: float | None) -> float:
+    """For TCP, and for TLS again: who is out of time gives up here, for a handshake that is cancelled leaves its socket open."""
+    return CONNECT_S if timeout_s is None else min(CONNECT_S, timeout_s / 2)
 
 
 async def _close(pool: _Pool) -> None:
@@ -216,7 +221,7 @@ def _translated(error: Exception, whom: str) -> Unreachable:
             return Stranger(f"{whom} {_STRANGER}", begun=False)
     text = str(error) or str(deepest)
     if isinstance(error, httpx.ConnectTimeout):
-        return Unreachable(f"{whom} does not take a connection within {CONNECT_S:g} s", begun=False)
+        return Unreachable(f"{whom} does not take a connection in time", begun=False)
     if isinstance(error, httpx.ConnectError):
         return Unreachable(f"{whom} cannot be reached: {text or 'no connection'}", begun=False)
     return Unreachable(f"the connection to {whom} broke: {text or type(deepest).__name__}")

@@ -36,7 +36,8 @@ from mill.config import (
 )
 from mill.containerd import reference
 from mill.convert import from_json, to_json
-from mill.daemon.fleet import UNREADABLE, Fleet, Membership
+from mill.daemon.doubt import Membership
+from mill.daemon.fleet import UNREADABLE, Fleet
 from mill.daemon.offers import Offers
 from mill.daemon.peers import Peers, Unreachable
 from mill.errors import CallerError, Conflict, MillError, NoCapacity, Unavailable

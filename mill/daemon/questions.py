@@ -10,9 +10,10 @@ import attrs
 import trio
 
 from mill.api.peer_names import MOST_NAMES, NAMES
-from mill.cluster.values import MemberState, NodeId
+from mill.cluster.values import NodeId
 from mill.config import ASK_ALL_S
-from mill.daemon.fleet import Membership, ask_one
+from mill.daemon.doubt import Membership, who_could_know
+from mill.daemon.fleet import ask_one
 from mill.daemon.peers import Peers
 from mill.dns.answer import TTL_S
 from mill.dns.names import Known, Name, Unsure
@@ -75,7 +76,7 @@ class Questions:
                 await trio.sleep(min(PACE_S * len(self._cluster.members), LONGEST_PACE_S))
 
     async def _round(self, batch: list[_Question]) -> None:
-        silent = self._who_could_know()
+        silent = who_could_know(self._cluster, trio.current_time())
         with trio.move_on_at(batch[-1].until):
             async with trio.open_nursery() as nursery:
                 for node, member in self._cluster.members.items():
@@ -87,15 +88,6 @@ class Questions:
                 question.answer = None
                 self._deny(question.task_id)
             question.done.set()
-
-    def _who_could_know(self) -> set[NodeId]:
-        """Those who take part; and for a node that is with a minority, or cannot tell, whoever else there is."""
-        others = {node: one for node, one in self._cluster.members.items() if node != self._cluster.id}
-        if not self._cluster.partial:
-            return {node for node, one in others.items() if one.state.reachable}
-        return {node for node, one in others.items() if one.state is not MemberState.LEFT} or {
-            self._cluster.id
-        }
 
     async def _ask_one(self, node: NodeId, batch: list[_Question], silent: set[NodeId]) -> None:
         asked = {"names": [question.task_id for question in batch]}

@@ -1,6 +1,6 @@
 """The seat of this node in the cluster: what placing and forwarding read of the engine, and the orders of leaders that it obeys.
 
-It fits `fleet.Membership`, `offers.Loads` and `placing.Cluster`. Wired by `everywhere`.
+It fits `doubt.Membership`, `offers.Loads` and `placing.Cluster`. Wired by `everywhere`.
 """
 
 from collections.abc import Mapping
@@ -20,10 +20,11 @@ OBEY_S = 2.0
 
 
 class Seat:
-    """See the module."""
+    """See the module. *lost_s* is MILL_NODE_LOST_SECS."""
 
-    def __init__(self, gossip: Gossip, news: News) -> None:
+    def __init__(self, gossip: Gossip, news: News, lost_s: float) -> None:
         self._gossip = gossip
+        self.lost_s = lost_s
         self._kept = NOBODY
         self._more = trio.Event()
         news.on[Persist].append(self._persisted)

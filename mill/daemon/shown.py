@@ -79,8 +79,8 @@ class Shown:
         return as_lost(record, Time(self.lost_at(view.verdict)))
 
     def lost_at(self, verdict: Verdict) -> float:
-        """When this node learnt of it."""
-        return self._lost_at.setdefault(verdict, self.wall())
+        """When it was given; of one that does not say so, when this node learnt of it."""
+        return verdict.at or self._lost_at.setdefault(verdict, self.wall())
 
 
 def record_of(entry: Entry) -> Record | None:

@@ -5,11 +5,13 @@ whoever leads next. A node keeps the part that it had, or that it is configured 
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from http import HTTPStatus
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Protocol
 
 import attrs
 import structlog
@@ -17,12 +19,13 @@ import trio
 
 from mill.cluster import effects
 from mill.cluster.outcomes import Led
+from mill.cluster.settings import Setting
 from mill.cluster.values import Member, MemberState, NodeId
 from mill.daemon.cluster import Cluster
 from mill.daemon.peers import Unreachable
 from mill.errors import Unavailable
 from mill.network.addresses import Peer, first_free, subnets_of
-from mill.network.service import Mesh, stored_subnet
+from mill.network.service import stored_subnet
 
 KEY = "subnet/"
 """What the settings' keys begin with; then the node's id."""
@@ -31,8 +34,21 @@ SAID = "subnet"
 ASK_FOR_S = 5.0
 """How long a joiner looks for a leader who gives it a part; then it takes one that seems free, which is told."""
 ASK_AGAIN_S = 0.2
+UNKNOWN_S = 3600.0
+"""How long after it was given its part a node that no member knows counts as one that will come: it takes seconds."""
+WAYS_AGAIN_S = 3.0
+"""Between two tries to make the ways to the others: as often as the mesh looks after the rest of what it has."""
 
 log = structlog.get_logger()
+
+
+class Ways(Protocol):
+    """As `network.service.Mesh`."""
+
+    @property
+    def subnet(self) -> IPv4Network: ...
+
+    async def set_peers(self, peers: Iterable[Peer]) -> None: ...
 
 
 @attrs.define(eq=False)
@@ -101,6 +117,8 @@ class Subnets:
                 if before is not None and not _overlap(before, taken)
                 else first_free(self._range, taken)
             )
+            for gone in self._gone():
+                await self._cluster.set(KEY + gone, None)
             if free is None:
                 raise Unavailable(
                     f"no part of {self._range} is free for another node: forget those that are gone"
@@ -110,18 +128,34 @@ class Subnets:
             return free
 
     def _given(self) -> dict[NodeId, IPv4Network]:
+        """What leaders gave to those who are not gone."""
         found = {}
-        for setting in self._cluster.engine.settings:
-            if setting.key.startswith(KEY) and setting.value is not None:
+        for node, setting in self._kept().items():
+            if setting.value is not None and not self._is_gone(node, setting):
                 with suppress(ValueError):
-                    found[NodeId(setting.key.removeprefix(KEY))] = IPv4Network(setting.value.decode())
+                    found[node] = IPv4Network(setting.value.decode())
         return found
+
+    def _gone(self) -> list[NodeId]:
+        """Whose parts are still written down for nothing."""
+        return [node for node, setting in self._kept().items() if self._is_gone(node, setting)]
+
+    def _kept(self) -> dict[NodeId, Setting]:
+        kept = [it for it in self._cluster.engine.settings if it.key.startswith(KEY) and it.value is not None]
+        return {NodeId(setting.key.removeprefix(KEY)): setting for setting in kept}
+
+    def _is_gone(self, node: NodeId, setting: Setting) -> bool:
+        """Members forget after a day who has left; but who was given a part just now may not be known as a member yet."""
+        member = self._cluster.engine.members.get(node)
+        if member is None:
+            return self._cluster.wall() - setting.time > UNKNOWN_S
+        return member.state is MemberState.LEFT
 
     def _taken(self, but: NodeId) -> Iterator[IPv4Network]:
         """By members, who may be down or away, and by those that are none."""
         members = self._cluster.engine.members
         gone = {node for node, member in members.items() if member.state is MemberState.LEFT}
-        yield from (part for node, part in self._given().items() if node not in {but, *gone})
+        yield from (part for node, part in self._given().items() if node != but)
         yield from (peer.subnet for peer in self._fixed)
         for node, member in members.items():
             said = _said(member)
@@ -133,8 +167,8 @@ class Subnets:
 
     # -- the ways ---------------------------------------------------------------------------------------------------
 
-    async def lead(self, mesh: Mesh, *, task_status: trio.TaskStatus[None]) -> None:
-        """Ways to all members' parts, within moments of what changes, until cancelled."""
+    async def lead(self, mesh: Ways, *, task_status: trio.TaskStatus[None]) -> None:
+        """Ways to all members' parts, within moments of what changes, until cancelled. What fails is tried again."""
         changed, wake = trio.open_memory_channel[None](1)
 
         def tell(_outcome: object) -> None:
@@ -145,13 +179,19 @@ class Subnets:
             self._cluster.news.on[kind].append(tell)
         self.tell(mesh.subnet)
         task_status.started()
-        known: tuple[Peer, ...] = ()
+        made: tuple[Peer, ...] | None = ()
+        fault: str | None = None
         while True:
             peers = tuple(self._peers(mesh.subnet))
-            if peers != known:
-                await mesh.set_peers(peers)
-                known = peers
-            await wake.receive()
+            if peers != made:
+                told, fault = fault, await _fault_of(mesh, peers)
+                made = peers if fault is None else None
+                if fault is not None and fault != told:
+                    log.warning("the ways to other nodes could not be made; trying on", why=fault)
+                elif fault is None and told is not None:
+                    log.info("the ways to other nodes are made")
+            with trio.move_on_after(math.inf if fault is None else WAYS_AGAIN_S):
+                await wake.receive()
 
     def _peers(self, own: IPv4Network) -> Iterator[Peer]:
         yield from self._fixed
@@ -178,6 +218,15 @@ class Subnets:
                 node=member.peer.name,
                 subnet=str(subnet),
             )
+
+
+async def _fault_of(mesh: Ways, peers: tuple[Peer, ...]) -> str | None:
+    """Why the ways to *peers* could not be made; None: they are."""
+    try:
+        await mesh.set_peers(peers)
+    except Unavailable as error:
+        return str(error)
+    return None
 
 
 def _said(member: Member) -> IPv4Network | None:

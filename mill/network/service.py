@@ -185,12 +185,12 @@ class Mesh:
     # -- other nodes ------------------------------------------------------------------------------------------------
 
     async def set_peers(self, peers: Iterable[Peer]) -> None:
-        """These are the other nodes from now on."""
+        """These are the other nodes from now on. `Unavailable` if the ways to them could not all be made: ask again."""
         others = tuple(peers)
         try:
             await self._worker.run(lambda: self._links.set_peers(others, self._setup.link))
         except OSError as error:
-            log.warning("the ways to other nodes could not be made", why=error.strerror)
+            raise Unavailable(f"the kernel refuses them ({error.strerror})") from None
 
     # -- what it does by itself -------------------------------------------------------------------------------------
 
@@ -360,7 +360,10 @@ async def _start(setup: Setup, worker: Worker, nursery: trio.Nursery) -> Mesh:
         await mesh.check()
     if mesh.fault is None:
         await worker.run(lambda: links.sweep(held.values()))
-        await mesh.set_peers(setup.peers)
+        try:
+            await mesh.set_peers(setup.peers)
+        except Unavailable as error:  # the checks try again
+            log.warning("the ways to other nodes could not be made yet", why=str(error))
     return mesh
 
 

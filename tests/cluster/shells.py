@@ -93,6 +93,8 @@ class Shell:
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     running: Gossip | None = None
     boots: int = 0
+    ahead_s: float = 0.0
+    """How wrong its wall clock is."""
 
     @property
     def gossip(self) -> Gossip:
@@ -106,13 +108,16 @@ class Shell:
     def states(self) -> dict[str, MemberState]:
         return {member.peer.name: member.state for member in self.engine.members.values()}
 
+    def wall(self) -> float:
+        return self.net.wall() + self.ahead_s
+
     async def start(self, *seeds: "Shell") -> "Shell":
         self.boots += 1
         boot_id = bytes([len(self.net.shells), self.boots]) * 8
         self.ear, self.scope = Ear(), trio.CancelScope()
         setup = Setup(
             self.id, self.name, self.address, {FOUNDER: "1"} if self.founder else {}, Sealer(self.ring, self.id, boot_id),
-            Opener(self.ring, self.id), Random(self.net.rng.random()), self.net.wall, partial(self.net.stream, self),
+            Opener(self.ring, self.id), Random(self.net.rng.random()), self.wall, partial(self.net.stream, self),
         )  # fmt: skip
         made = partial(self._serve, setup, [(seed.address.host, seed.address.port) for seed in seeds])
         self.running = await self.net.nursery.start(made)

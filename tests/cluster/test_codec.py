@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,7 +59,15 @@ entries = st.builds(
     extras,
 )
 verdicts = st.builds(
-    Verdict, st.just(ME), marks, numbers, ids, marks, st.frozensets(marks, max_size=3), extras
+    Verdict,
+    st.just(ME),
+    marks,
+    numbers,
+    ids,
+    marks,
+    st.frozensets(marks, max_size=3),
+    extras,
+    st.floats(0, 1e12),
 )
 settings = st.builds(
     Setting, st.text(max_size=20), st.none() | st.binary(max_size=50), st.floats(0, 1e12), ids, extras
@@ -119,6 +128,15 @@ def test_what_a_newer_mill_says_of_an_entry_is_kept_and_passed_on() -> None:
     assert LATER in codec.entry(read)
 
 
+@given(verdicts.filter(lambda verdict: verdict.at > 0))
+def test_a_verdicts_time_is_an_unknown_field_to_an_older_mill_which_sums_it_alike(verdict: Verdict) -> None:
+    unknown = pb.Verdict(at=verdict.at).SerializeToString() + verdict.extra
+    older = attrs.evolve(verdict, at=0.0, extra=unknown)
+    assert codec.verdict(verdict).endswith(unknown)
+    assert older.checksum == verdict.checksum
+    assert attrs.evolve(verdict, at=verdict.at + 1e3).checksum != verdict.checksum
+
+
 @pytest.mark.parametrize(
     "made",
     [
@@ -126,6 +144,16 @@ def test_what_a_newer_mill_says_of_an_entry_is_kept_and_passed_on() -> None:
         pb.Letter(ask=pb.Ask(leader=b"short")),
         pb.Letter(wants=pb.Wants(wants=[pb.Want(owner=bytes(16), since=pb.Mark(epoch=2**60))])),
         pb.Letter(copy=pb.Copy(collected=float("nan"))),
+        pb.Letter(
+            deltas=pb.Deltas(
+                deltas=[
+                    pb.Delta(
+                        owner=bytes(16),
+                        verdicts=[pb.Verdict(owner=bytes(16), leader=bytes(16), at=float("inf"))],
+                    )
+                ]
+            )
+        ),
         pb.Letter(deltas=pb.Deltas(deltas=[pb.Delta(owner=bytes(16), entries=[pb.Entry(owner=b"x" * 16)])])),
         pb.Letter(
             deltas=pb.Deltas(
@@ -133,7 +161,7 @@ def test_what_a_newer_mill_says_of_an_entry_is_kept_and_passed_on() -> None:
             )
         ),
     ],
-    ids=["nothing", "id", "number", "time", "another's entry", "task"],
+    ids=["nothing", "id", "number", "time", "verdict's time", "another's entry", "task"],
 )
 def test_what_is_out_of_bounds_is_refused(made: pb.Letter) -> None:
     with pytest.raises(BadPacket):

@@ -41,6 +41,7 @@ verdicts = st.builds(
     leader=st.sampled_from([C, D]),
     reach=st.one_of(st.just(START), marks),
     ended=st.frozensets(marks, max_size=2),
+    at=st.sampled_from([0.0, 1.0, 2.0]),
 )
 any_facts = st.one_of(
     any_entries().map(lambda entry: lambda records: records.merge([entry])),

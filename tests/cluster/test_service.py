@@ -111,6 +111,30 @@ async def test_who_crashed_is_condemned_and_told_to_kill_when_it_is_back(
     await until(lambda: Kill("web-x1") in c.ear.outcomes, 10)
 
 
+async def test_a_verdict_has_its_leaders_time_on_every_node_also_after_a_restart_and_another_order(
+    net: Net, autojump_clock: MockClock
+) -> None:
+    a, b, c = await net.cluster(3)
+    a.ahead_s, b.ahead_s = 100.0, -100.0
+    c.put("web-x1")
+    await until(lambda: all(it.engine.records.lookup("web-x1") for it in (a, b)), 5)
+    c.crash()
+
+    def given() -> set[float]:
+        return {verdict.at for it in (a, b) for verdict in it.engine.records.verdicts_on(c.id)}
+
+    await until(lambda: all(it.engine.records.verdicts_on(c.id) for it in (a, b)), 25)
+    assert len(at := given()) == 1
+    assert 0 <= a.wall() - min(at) < 3
+    b.crash()
+    await b.start(a)
+    await net.settle()
+    await until(lambda: b.states().get("n3") is DOWN, 15)
+    b.gossip.do(lambda now: b.engine.forget(c.id, b.wall(), now))
+    await net.settle()
+    assert given() == at
+
+
 async def test_a_node_that_left_is_gone_and_one_that_was_forgotten_has_lost_its_tasks(
     net: Net, autojump_clock: MockClock
 ) -> None:
@@ -122,7 +146,7 @@ async def test_a_node_that_left_is_gone_and_one_that_was_forgotten_has_lost_its_
     assert a.states()["n3"] is LEFT
     b.crash()
     await until(lambda: a.states()["n2"] is DOWN, 15)
-    a.gossip.do(lambda now: a.engine.forget(b.id, now))
+    a.gossip.do(lambda now: a.engine.forget(b.id, 0.0, now))
     view = a.engine.records.lookup("web-x1")
     assert view is not None
     assert view.lost

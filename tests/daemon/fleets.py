@@ -19,6 +19,7 @@ from mill.api import peer_names, server
 from mill.api.app import make_app
 from mill.api.peer import make_peer_app
 from mill.cluster.values import Address, Member, MemberState, NodeId, Peer
+from mill.config import DEFAULT_NODE_LOST_S
 from mill.daemon import peers
 from mill.daemon.fleet import Fleet
 from mill.daemon.peers import Peers
@@ -35,11 +36,12 @@ RING = Keyring(Secret(b"1" * 32))
 
 @attrs.define(eq=False)
 class Members:
-    """As `daemon.fleet.Membership`."""
+    """As `daemon.doubt.Membership`."""
 
     id: NodeId
     members: dict[NodeId, Member] = attrs.field(factory=dict)
     partial: bool = False
+    lost_s: float = DEFAULT_NODE_LOST_S
 
     def set(self, node: NodeId, state: MemberState, *, ago_s: float = 0.0) -> None:
         since = trio.current_time() - ago_s
@@ -64,15 +66,24 @@ class Known:
 
 @attrs.define(eq=False)
 class Node:
-    """One of them. `peer` ends its port for the others, and whoever is on it."""
+    """One of them. `peer` ends its port for the others, and whoever is on it; `stall` has it take requests, and answer none."""
 
     number: int
     fake: FakeNode
     known: Known = attrs.field(factory=Known)
     names: Book = attrs.field(factory=Book)
     peer: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    peer_closed: trio.Event = attrs.field(factory=trio.Event)
     port: int = 0
     peer_port: int = 0
+    go_on: trio.Event = attrs.field(factory=trio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        self.go_on.set()
+
+    def stall(self) -> None:
+        """Until `go_on` is set."""
+        self.go_on = trio.Event()
 
     @property
     def id(self) -> NodeId:
@@ -106,8 +117,14 @@ class Node:
         self.peer_port = sock.getsockname()[1]
         app = make_peer_app(lambda *_: None, self.fake.core)
         app.register_blueprint(peer_names.routes(self.names))
+
+        async def stalling(scope: Any, receive: Any, send: Any) -> None:
+            await self.go_on.wait()
+            await app(scope, receive, send)
+
         with trio.CancelScope() as self.peer:
-            await server.serve(app, sock, server.Load(), PeerTls(self.channels), task_status=task_status)
+            await server.serve(stalling, sock, server.Load(), PeerTls(self.channels), task_status=task_status)
+        self.peer_closed.set()
 
     @property
     def channels(self) -> Channels:

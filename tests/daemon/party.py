@@ -20,6 +20,7 @@ from mill.cluster import load as loads
 from mill.cluster.claims import Mandate
 from mill.cluster.outcomes import Led
 from mill.cluster.values import Address, Member, MemberState, NodeId, Peer
+from mill.config import DEFAULT_NODE_LOST_S
 from mill.daemon import peers, placing
 from mill.daemon.fleet import Fleet
 from mill.daemon.offers import Offers
@@ -47,6 +48,7 @@ class Court:
     loads: dict[NodeId, bytes] = attrs.field(factory=dict)
     led: Led | None = None
     partial: bool = False
+    lost_s: float = DEFAULT_NODE_LOST_S
     refuses: bool = False
     obeyed: list[Mandate] = attrs.field(factory=list)
 

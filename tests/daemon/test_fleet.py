@@ -1,9 +1,6 @@
 """Any node answers for all: calls about another node's task, by two real APIs and mutual TLS between them."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import attrs
@@ -14,29 +11,12 @@ import trio
 from mill.api.forward import CALLER, SCOPE
 from mill.cluster.values import MemberState
 from mill.logs.frames import LogChunk, LogRequest
-from mill.model import Duration, Reason, Status, Task, Usage
+from mill.model import Duration, Reason, Status, Usage
 from tests.api.conftest import problem, until
 from tests.api.fakes import BUSYBOX, NOW, STATS, VIEW
-from tests.daemon import fleets
 from tests.daemon.fleets import Two, task
 
 CHUNKS = [LogChunk("stdout", NOW, b"one\ntwo\n", "8-0")]
-
-
-@pytest.fixture
-async def two(tmp_path: Path) -> AsyncIterator[Two]:
-    """The other node has a task, of which this one has heard."""
-    async with fleets.two(tmp_path) as made:
-        busy = made.there.own(task("busy-0001"))
-        made.here.known.add(busy)
-        made.here.fake.tasks.add(busy)
-        yield made
-
-
-@pytest.fixture
-async def api(two: Two) -> AsyncIterator[httpx.AsyncClient]:
-    async with two.here.client() as client:
-        yield client
 
 
 # -- what is asked reaches the owner ----------------------------------------------------------------------------------
@@ -157,88 +137,6 @@ async def test_plain_text_whose_owner_is_lost_is_cut_off_and_not_ended(
         two.there.peer.cancel()
         with pytest.raises(httpx.RemoteProtocolError):
             _ = [piece async for piece in answer.aiter_raw()]
-
-
-# -- not reached ------------------------------------------------------------------------------------------------------
-
-
-async def test_an_owner_that_is_down_is_named_with_since_when_and_its_last_record_is_partial(
-    two: Two, api: httpx.AsyncClient
-) -> None:
-    two.members.set(two.there.id, MemberState.DOWN, ago_s=12)
-    for method, path in (("GET", "/logs"), ("GET", "/stats"), ("DELETE", "")):
-        answer = await api.request(method, f"/v1/tasks/busy-0001{path}")
-        assert problem(answer) == (503, "unavailable", None)
-        assert "node node-2 does not answer, since 12 s" in answer.json()["detail"]
-        assert answer.headers["retry-after"] == "1"
-    for query in ("", "?wait=terminal&timeout=3"):
-        said = (await api.get(f"/v1/tasks/busy-0001{query}")).json()
-        assert (said["status"], said["partial"]) == ("running", True)
-    assert two.here.fake.tasks.asked == [("busy-0001", "terminal", 3.0)]
-
-
-async def test_an_owner_whose_port_is_closed_is_named_at_once(two: Two, api: httpx.AsyncClient) -> None:
-    two.there.peer.cancel()
-    with trio.fail_after(2):
-        answer = await api.delete("/v1/tasks/busy-0001")
-    assert problem(answer)[0] == 503
-    assert "node node-2 is unreachable" in answer.json()["detail"]
-    assert (await api.get("/v1/tasks/busy-0001")).json()["partial"] is True
-
-
-# -- not known yet ----------------------------------------------------------------------------------------------------
-
-
-async def test_a_task_that_has_not_been_heard_of_is_asked_for_before_404(
-    two: Two, api: httpx.AsyncClient
-) -> None:
-    two.there.own(task("new-0001"))
-    assert (await api.get("/v1/tasks/new-0001")).json()["node"] == "node-2"
-    assert (await api.delete("/v1/tasks/new-0001")).status_code == 202
-    assert problem(await api.get("/v1/tasks/nobody-0001")) == (404, "not-found", None)
-    two.there.peer.cancel()
-    unsure = await api.get("/v1/tasks/new-0001")
-    assert problem(unsure) == (503, "unavailable", None)
-    assert "node-2 did not say" in unsure.json()["detail"]
-    for state in (MemberState.DOWN, MemberState.AWAY):
-        two.members.set(two.there.id, state)
-        unsure = await api.get("/v1/tasks/new-0001")
-        assert problem(unsure) == (503, "unavailable", None)
-        assert "node-2 did not say" in unsure.json()["detail"]
-    two.members.set(two.there.id, MemberState.LEFT)
-    assert problem(await api.get("/v1/tasks/new-0001")) == (404, "not-found", None)
-
-
-class Late(dict[str, Task]):
-    """Records that come while somebody looks for them."""
-
-    looked = 0
-
-    def get(self, task_id: str, _: object = None) -> Any:
-        self.looked += 1
-        return None if self.looked == 1 else Task(task(task_id, status=Status.STOPPED, reason=Reason.EXIT))
-
-
-async def test_what_gossip_brings_while_nobody_answers_is_an_answer(two: Two, api: httpx.AsyncClient) -> None:
-    two.there.peer.cancel()
-    two.here.known.rows = Late()
-    assert (await api.get("/v1/tasks/late-0001")).json()["status"] == "stopped"
-
-
-async def test_an_end_that_the_owner_tells_is_not_answered_by_an_older_word(
-    two: Two, api: httpx.AsyncClient
-) -> None:
-    """The record comes here between the question and the answer, as it was before."""
-    two.there.own(task("quick-0001", status=Status.STOPPED, reason=Reason.EXIT))
-    two.here.fake.tasks.add(task("quick-0001"))
-    for query in ("", "?wait=terminal"):
-        assert (await api.get(f"/v1/tasks/quick-0001{query}")).json()["status"] == "stopped"
-
-
-async def test_a_lone_node_asks_nobody_and_reads_nothing_twice(two: Two, api: httpx.AsyncClient) -> None:
-    del two.members.members[two.there.id]
-    assert problem(await api.get("/v1/tasks/nobody-0001")) == (404, "not-found", None)
-    assert two.here.known.asked == 0
 
 
 # -- what others' tasks use -------------------------------------------------------------------------------------------

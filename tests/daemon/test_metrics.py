@@ -1,7 +1,7 @@
 """The page of metrics over the real components, but for the runtime: both formats, the conventions, its cost with 300 tasks."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from mill.daemon.metrics import Levels, Metrics
 from mill.errors import FieldError, NoCapacity
 from mill.model import Resources
 from mill.network.publish import Ports
+from mill.security.box import Refusal
 from tests import stall
 from tests.dns.serving import serving
 from tests.logs.lab import running
@@ -46,7 +47,9 @@ PROMETHEUS = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;versio
 
 
 @asynccontextmanager
-async def node(tmp_path: Path, scene: Scene) -> AsyncIterator[Metrics]:
+async def node(
+    tmp_path: Path, scene: Scene, refused: Mapping[Refusal, int] | None = None
+) -> AsyncIterator[Metrics]:
     """One node's metrics; its session reaches nobody."""
     async with (
         running(tmp_path) as logs,
@@ -59,7 +62,9 @@ async def node(tmp_path: Path, scene: Scene) -> AsyncIterator[Metrics]:
             registry = Registry(transport, Authorizer(transport, Credentials({}, None), time.time), time.time)
             flights = Flights[LocalImage](nursery)
             ports = Ports(nursery)
-            levels = Levels("n1", tasks, session, flights, registry, logs, names, ports, Load(3, 2))
+            levels = Levels(
+                "n1", tasks, session, flights, registry, logs, names, ports, Load(3, 2), refused or {}
+            )
             yield Metrics(Meters.make(), levels)
         nursery.cancel_scope.cancel()
 
@@ -166,6 +171,17 @@ async def test_levels_are_those_of_now(metrics: Metrics, scene: Scene) -> None:
     scene.runtime[ids[0]].end(0)
     await metrics.levels.tasks.wait(ids[0], "terminal", 10)
     assert (await scraped(metrics)).by("mill_tasks", "status") == {("running",): 2}
+
+
+async def test_datagrams_that_were_refused_are_counted_by_reason(
+    metrics: Metrics, tmp_path: Path, scene: Scene
+) -> None:
+    """From 0 on for each of them, on a node without gossip, too."""
+    name, values = "mill_gossip_refusals_total", (await scraped(metrics)).values
+    reasons = ["size", "version", "key", "own", "forged", "replayed"]
+    assert [values.get((name, (("reason", reason),))) for reason in reasons] == [0.0] * 6
+    async with node(tmp_path / "other", attrs.evolve(scene), {Refusal.FORGED: 3}) as other:
+        assert (await scraped(other)).by(name, "reason") == {("forged",): 3}
 
 
 async def test_the_process_tells_of_itself(metrics: Metrics) -> None:

@@ -1,4 +1,4 @@
-"""Which part of the range a node has after its end: the one that its tasks still have, else whatever is free."""
+"""Which part of the range a node has after its end: the one that its tasks still have, else whatever is free. And its ways to other nodes."""
 
 import os
 from collections.abc import Iterator
@@ -6,10 +6,13 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
+import trio
 
+from mill.errors import Unavailable
+from mill.network.addresses import Peer
 from mill.network.links import Links
-from mill.network.service import SUBNET_NAME, Setup, _open
-from tests.world import Host, hosts
+from mill.network.service import SUBNET_NAME, Mesh, Setup, _open, serve
+from tests.world import Host, hosts, run
 
 FIRST, SECOND = "0123456789abcdef", "fedcba9876543210"
 RANGE = IPv4Network("10.99.0.0/16")
@@ -56,3 +59,22 @@ def test_a_node_whose_tasks_run_on_gets_the_part_that_it_had(host: Host, tmp_pat
     for links in (again, second):
         links.close()
     os.close(descriptor)
+
+
+def test_ways_that_the_kernel_refuses_are_an_error_and_asked_for_again_they_are_made(
+    host: Host, tmp_path: Path
+) -> None:
+    far = Peer("far", IPv4Address("10.251.0.2"), IPv4Network("10.99.8.0/22"))
+
+    async def lead() -> None:
+        async with trio.open_nursery() as nursery:
+            mesh: Mesh = await nursery.start(serve, Setup(FIRST, tmp_path, RANGE, "10.250.6.1", link="auto"))
+            with pytest.raises(Unavailable, match="unreachable"):
+                await mesh.set_peers([far])
+            assert mesh.fault is None
+            run("ip", "route", "add", "10.251.0.0/24", "via", "10.250.6.5")
+            await mesh.set_peers([far])
+            assert "10.99.8.0/22 via 10.99.8.0 dev millx01234567" in run("ip", "route")
+            nursery.cancel_scope.cancel()
+
+    host.do(trio.run, lead)

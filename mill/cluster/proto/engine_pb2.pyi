@@ -67,20 +67,22 @@ class Entry(_message.Message):
     def __init__(self, owner: _Optional[bytes] = ..., mark: _Optional[_Union[Mark, _Mapping]] = ..., task: _Optional[str] = ..., phase: _Optional[int] = ..., payload: _Optional[bytes] = ..., born: _Optional[_Union[Mark, _Mapping]] = ..., ended: _Optional[_Union[Mark, _Mapping]] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("owner", "head", "term", "leader", "reach", "ended")
+    __slots__ = ("owner", "head", "term", "leader", "reach", "ended", "at")
     OWNER_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
     REACH_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
     owner: bytes
     head: Mark
     term: int
     leader: bytes
     reach: Mark
     ended: _containers.RepeatedCompositeFieldContainer[Mark]
-    def __init__(self, owner: _Optional[bytes] = ..., head: _Optional[_Union[Mark, _Mapping]] = ..., term: _Optional[int] = ..., leader: _Optional[bytes] = ..., reach: _Optional[_Union[Mark, _Mapping]] = ..., ended: _Optional[_Iterable[_Union[Mark, _Mapping]]] = ...) -> None: ...
+    at: float
+    def __init__(self, owner: _Optional[bytes] = ..., head: _Optional[_Union[Mark, _Mapping]] = ..., term: _Optional[int] = ..., leader: _Optional[bytes] = ..., reach: _Optional[_Union[Mark, _Mapping]] = ..., ended: _Optional[_Iterable[_Union[Mark, _Mapping]]] = ..., at: _Optional[float] = ...) -> None: ...
 
 class Line(_message.Message):
     __slots__ = ("owner", "head", "seen", "floor", "entries", "verdicts")
