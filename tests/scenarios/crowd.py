@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 import attrs
 import httpx
@@ -81,6 +82,8 @@ class Crowd:
     _pools: dict[str, ThreadPoolExecutor] = attrs.field(factory=dict)
     _idle: dict[str, list[httpx.Client]] = attrs.field(factory=dict)
     _numbers: Iterator[int] = attrs.field(factory=itertools.count)
+    _keys: str = attrs.field(factory=lambda: uuid4().hex)
+    """What this crowd's keys begin with, and no other's on the same nodes: an object's `id` is given again once it is gone."""
 
     # -- who is asked -----------------------------------------------------------------------------------------------
 
@@ -170,7 +173,7 @@ class Crowd:
             "POST",
             "/v1/tasks/spawn",
             json=body,
-            headers={"Idempotency-Key": f"{id(self)}-{next(self._numbers)}"},
+            headers={"Idempotency-Key": f"{self._keys}-{next(self._numbers)}"},
         )
 
     def _send(self, one: Placed, method: str, path: str, **request: Any) -> httpx.Response:

@@ -50,6 +50,7 @@ def test_a_rolling_restart_ends_no_task_and_fails_no_request(three: Fleet) -> No
             everywhere(three, lambda it: set(it.nodes().values()) == {"alive"})
         crowd.stop(SPAWN)
         everywhere(three[:1], lambda _: not differences(three))
+        everywhere(three[:1], lambda it: not beginning(it))
     print(crowd.summary())
     known = records(three[0])
     assert crowd.failures() == []
@@ -62,6 +63,11 @@ def test_a_rolling_restart_ends_no_task_and_fails_no_request(three: Fleet) -> No
     everywhere(three[:1], lambda _: not amiss(three), stretched(10))
     assert taken_back(crowd.told) == []
     end_all(three)
+
+
+def beginning(one: Placed) -> list[str]:
+    """Tasks that do not run yet."""
+    return [key for key, record in records(one).items() if record["status"] in {"pulling", "starting"}]
 
 
 def test_loss_of_every_third_packet_condemns_nobody_and_changes_no_leader(three: Fleet) -> None:
