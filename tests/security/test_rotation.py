@@ -62,6 +62,12 @@ def test_two_changes_that_began_at_once_become_one() -> None:
     assert due(rings, HEX[B]) == [Work("n2", Step.REMOVE, HEX[C])]
 
 
+def test_a_change_that_is_at_its_end_leaves_the_next_one_alone() -> None:
+    rings = views(DONE, DONE.install(C))
+    assert due(rings, HEX[B]) == []
+    assert begun(rings) == HEX[C]
+
+
 def test_secrets_that_no_change_leads_to_are_told() -> None:
     with pytest.raises(Conflict, match=r"copy cluster\.secret"):
         begun(views(Keyring(A, (), (B.key_id,)), Keyring(B, (), (A.key_id,))))
