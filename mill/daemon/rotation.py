@@ -152,7 +152,7 @@ class Rotation:
         behind = led is not None and led.leader is not None and (led.full or led.leader != self._cluster.me)
         if engine.partial or not behind:
             raise Unavailable(
-                "this node sees no leader with a majority behind it: wait until 'mill status' names one, and does not say partial"
+                "this node sees no leader with a majority behind it: try again in a moment; 'mill status' says who leads"
             )
 
     def _nodes(self) -> list[str]:

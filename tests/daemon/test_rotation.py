@@ -161,6 +161,21 @@ async def test_connections_by_the_old_one_end_and_none_is_made(
             pass
 
 
+async def test_a_connection_to_who_still_has_the_old_one_ends_too(
+    three: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its other side would keep it."""
+    monkeypatch.setattr(cluster, "DISTRUSTED_S", 0.5)
+    for node in three:
+        node.states[IDS[2]] = MemberState.LEFT
+    async with three[0].peers.open(IDS[2], "GET", "/peer/follow") as answer:
+        chunks = answer.chunks()
+        assert await anext(chunks) == b"first\n"
+        await three[0].rotation.rotate()
+        with pytest.raises(Unreachable), trio.fail_after(5):
+            await anext(chunks)
+
+
 @pytest.mark.parametrize("state", [MemberState.DOWN, MemberState.AWAY, MemberState.SUSPECT])
 async def test_it_is_refused_while_a_node_is_not_there(three: list[Node], state: MemberState) -> None:
     three[0].states[IDS[2]] = state
