@@ -341,7 +341,7 @@ class Client:
         return await self.do(calls.join_command())
 
     async def rotate_secret(self) -> RotatedSecret:
-        """All nodes have a new secret; one by which an interrupted change was to end, if there is one. Tokens stay good."""
+        """All nodes have a new secret, or that of a change which was interrupted; tokens stay good."""
         return await self.do(calls.rotate_secret())
 
 

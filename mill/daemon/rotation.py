@@ -5,8 +5,10 @@ part, all go on with what they have; asked again, on any node, it goes on. Which
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
+from typing import TypeVar
 
 import attrs
 import structlog
@@ -18,7 +20,6 @@ from mill.cluster.values import MemberState, NodeId
 from mill.convert import from_json, to_json
 from mill.daemon.cluster import Cluster
 from mill.daemon.fleet import UNREADABLE
-from mill.daemon.peers import Unreachable
 from mill.daemon.ring import Ring
 from mill.errors import CallerError, Conflict, MillError, Unavailable
 from mill.model import RotatedSecret
@@ -27,7 +28,7 @@ from mill.security.keys import Secret, parse
 from mill.security.rotation import RingView, Step, Work, begun, due
 
 MOST_ROUNDS = 10
-"""Readings of all rings in one change: five do, and a node that joins meanwhile may need some more."""
+"""Readings of all rings in one change: four do, and a node that joins meanwhile may need some more."""
 STEP_S = 10.0
 """For one node to take one step, or to tell its ring."""
 ROTATE_S = 60.0
@@ -35,6 +36,8 @@ ROTATE_S = 60.0
 PATH = "/peer/secret"
 ALONE = NodeId("")
 """What a node that is in no cluster is called among all of one."""
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -88,9 +91,8 @@ class Rotation:
         """A change that has not come here yet is gone on with by a node that knows its secret: nobody asks for one."""
         for node, ring in rings.items():
             if key_id in ring.known and (cluster := self._beyond(node)) is not None:
-                return from_json(
-                    RotatedSecret, await _ask(cluster, node, "POST", "/rotate", timeout_s=ROTATE_S)
-                )
+                with _named(self._name_of(node)):
+                    return await _ask(cluster, node, RotatedSecret, "POST", "/rotate", timeout_s=ROTATE_S)
         raise Conflict("others change the secret at this moment: try again")
 
     async def _see_through(self, rings: Mapping[str, RingView], secret: Secret) -> RotatedSecret:
@@ -115,9 +117,10 @@ class Rotation:
             if (cluster := self._beyond(work.node)) is None:
                 await self.obey(ordered)
             else:
-                await _ask(cluster, work.node, "POST", body=to_json(ordered), timeout_s=STEP_S)
+                await _ask(cluster, work.node, SecretState, "POST", body=to_json(ordered), timeout_s=STEP_S)
         except MillError as error:
-            raise _stopped(f"at the step {work.step} on {self._name_of(work.node)}", error) from None
+            name = self._name_of(work.node)
+            raise _stopped(f"at the step {work.step} on {name}", error) from None
 
     # -- the nodes --------------------------------------------------------------------------------------------------
 
@@ -129,7 +132,8 @@ class Rotation:
             cluster = self._beyond(node)
             said = self.state()
             if cluster is not None:
-                said = from_json(SecretState, await _ask(cluster, node, "GET", timeout_s=STEP_S))
+                with _named(self._name_of(node)):
+                    said = await _ask(cluster, node, SecretState, "GET", timeout_s=STEP_S)
             if not set(nodes).issuperset(said.nodes):
                 raise Unavailable(
                     f"{self._name_of(node)} knows of a node that this one does not know yet: try again"
@@ -144,9 +148,9 @@ class Rotation:
         for member in engine.members.values():
             if member.state not in {MemberState.ALIVE, MemberState.LEFT}:
                 name, state = member.peer.name, member.state.name.lower()
+                forget = "" if member.state.reachable else f", or give it up by 'mill nodes forget {name}'"
                 raise Conflict(
-                    f"{name} is {state}, and the secret is changed on all nodes or on none: wait until it is back, "
-                    f"or give it up by 'mill nodes forget {name}'"
+                    f"{name} is {state}, and the secret is changed on all nodes or on none: wait until it is back{forget}"
                 )
         led = engine.led
         behind = led is not None and led.leader is not None and (led.full or led.leader != self._cluster.me)
@@ -173,14 +177,14 @@ class Rotation:
 async def _ask(
     cluster: Cluster,
     node: str,
+    kind: type[T],
     method: str,
     path: str = "",
     *,
     body: object = None,
     timeout_s: float,
-) -> object:
-    """What *node* says, as JSON has it; where it does not do it, `Conflict` or `Unavailable` with its name."""
-    name = cluster.news.name(NodeId(node))
+) -> T:
+    """What *node* says; its problem as an error, or `Unavailable`."""
     content = b"" if body is None else json.dumps(body).encode()
     headers = {} if body is None else {"content-type": "application/json"}
     try:
@@ -190,15 +194,22 @@ async def _ask(
         async with asked as answer:
             said = json.loads(await answer.read())
         if answer.status == HTTPStatus.OK:
-            return said
+            return from_json(kind, said)
         error = error_of(said)
-    except Unreachable as unreachable:
-        raise Unavailable(f"{name} does not answer: {unreachable}") from None
     except UNREADABLE:
-        raise Unavailable(f"{name} says what this node cannot read") from None
+        raise Unavailable("it says what this node cannot read") from None
     if method == "GET" and answer.status == HTTPStatus.NOT_FOUND:
-        raise Conflict(f"{name} has a Mill that cannot change its secret: upgrade it first")
-    raise (Conflict if isinstance(error, CallerError) else Unavailable)(f"{name}: {error}")
+        raise Conflict("its Mill cannot change its secret: upgrade it first")
+    raise error
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Whose problem it is."""
+    try:
+        yield
+    except MillError as error:
+        raise (Conflict if isinstance(error, CallerError) else Unavailable)(f"{name}: {error}") from None
 
 
 def _stopped(where: str, error: MillError) -> Unavailable:
