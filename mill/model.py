@@ -483,6 +483,14 @@ class JoinCommand:
 
 
 @attrs.frozen
+class RotatedSecret:
+    """What became of a change of the cluster's secret: the key id of the one in use, which tells nothing of it, and who has it."""
+
+    key_id: str
+    nodes: tuple[str, ...]
+
+
+@attrs.frozen
 class NodeStatus:
     """The overview that ``/v1/status`` answers with."""
 

@@ -23,6 +23,7 @@ from mill.model import (
     PullPolicy,
     PullProgress,
     Record,
+    RotatedSecret,
     SpawnRequest,
     Stats,
     Template,
@@ -136,6 +137,9 @@ class NodeService(Protocol):
 
     async def forget(self, node: str) -> NodeView:
         """`NotFound`, or `Conflict` while it answers."""
+
+    async def rotate_secret(self) -> RotatedSecret:
+        """All nodes have a new secret; `Conflict` and `Unavailable` say why not, and what to do."""
 
     def join_command(self) -> JoinCommand:
         """`Conflict` where nobody can join."""

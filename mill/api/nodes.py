@@ -1,4 +1,4 @@
-"""``/v1/nodes``: the nodes, draining one, forgetting one, and how another one joins."""
+"""``/v1/nodes``: the nodes, draining one, forgetting one, how another one joins, and their secret."""
 
 from quart import Blueprint, Response
 
@@ -36,6 +36,12 @@ def routes(core: Core) -> Blueprint:
     async def forget(node: str) -> Response:
         Query().done()
         return json_answer(await core.nodes.forget(node))
+
+    @found.post("/v1/rotate-secret")
+    @needs(Scope.ADMIN)
+    async def rotate_secret() -> Response:
+        Query().done()
+        return json_answer(await core.nodes.rotate_secret())
 
     @found.get("/v1/join-command")
     @needs(Scope.ADMIN)

@@ -42,32 +42,32 @@ def routes(placement: Placement) -> Blueprint:
 
     @found.post("/peer/place")
     async def place() -> Response:
-        return json_answer(await placement.plan(await _body(Wanted)))
+        return json_answer(await placement.plan(await body(Wanted)))
 
     @found.post("/peer/admit")
     async def admit() -> Response:
-        sent = await _body(Sent)
+        sent = await body(Sent)
         return json_answer(await placement.admit(sent.order, sent.term, sent.leader), 201)
 
     @found.post("/peer/key")
     async def key() -> Response:
-        return json_answer(await placement.keyed(await _body(Keyed)))
+        return json_answer(await placement.keyed(await body(Keyed)))
 
     @found.post("/peer/release")
     async def release() -> Response:
-        said = await _body(Released)
+        said = await body(Released)
         placement.release(said.key, said.request)
         return nothing()
 
     @found.post("/peer/withdraw")
     async def withdraw() -> Response:
-        placement.withdraw((await _body(TakenBack)).task_id)
+        placement.withdraw((await body(TakenBack)).task_id)
         return nothing()
 
     return found
 
 
-async def _body(kind: type[T]) -> T:
+async def body(kind: type[T]) -> T:
     """As nodes write it to each other: what only a newer Mill knows is kept."""
     try:
         return from_json(kind, await json_object())

@@ -11,6 +11,8 @@ import json
 import math
 import socket as stdlib_socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -49,6 +51,9 @@ ACCEPT_RETRY_S = 0.1
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 """What a connection raises that somebody, the client or we, has ended."""
+
+EndThose = Callable[[float], None]
+"""Has the connections that are there now end within so many seconds; others come as before."""
 
 log = structlog.get_logger()
 
@@ -210,7 +215,7 @@ async def serve(
     load: Load,
     tls: Tls | None = None,
     *,
-    task_status: trio.TaskStatus[None],
+    task_status: trio.TaskStatus[EndThose],
 ) -> None:
     """Answer on *sock*, by *tls* alone where there is one, until cancelled; then let requests under way finish within
     `DRAIN_S`. Closes *sock*; keeps *load*.
@@ -243,7 +248,7 @@ async def serve(
 
     async with trio.open_nursery() as connections:
         try:
-            task_status.started()
+            task_status.started(partial(_end, open_scopes))
             while True:
                 await room.acquire()
                 connections.start_soon(answer, await _accept(listener))
@@ -251,8 +256,12 @@ async def serve(
             listener.socket.close()
             await context.terminated.set()
             leave_at = trio.current_time() + DRAIN_S
-            for scope in open_scopes:
-                scope.deadline = leave_at
+            _end(open_scopes, DRAIN_S)
+
+
+def _end(scopes: set[trio.CancelScope], within_s: float) -> None:
+    for scope in scopes:
+        scope.deadline = min(scope.deadline, trio.current_time() + within_s)
 
 
 def _config() -> HypercornConfig:

@@ -1,4 +1,4 @@
-"""`mill nodes`: the nodes, draining one before it is taken down, forgetting one, and how another one joins."""
+"""`mill nodes`: the nodes, draining one before it is taken down, forgetting one, how another one joins, and their secret."""
 
 import math
 
@@ -12,7 +12,7 @@ from mill.client import Client, calls
 from mill.errors import FieldError
 from mill.model import NodeView
 
-GROUP_HELP = """List nodes, drain or forget one, have another one join; without a command, list them."""
+GROUP_HELP = """List nodes, drain or forget one, have another one join, change their secret; without a command, list them."""
 DRAIN_HELP = """Let no new task in; what runs runs on. It lasts until 'mill nodes undrain', through restarts of milld.
 
     NODE is a name or an id, and may be left out where there is only one.
@@ -29,6 +29,11 @@ JOIN_HELP = """Print the line that makes another host a node of this cluster; co
 
     \b
     scp /var/lib/mill/cluster.secret other: && ssh other "$(mill nodes join-command)"
+    """
+ROTATE_HELP = """Give all nodes a new secret, while they and their tasks run; tokens stay valid.
+
+    All nodes have to be there. If it was interrupted, say it again, on any node: it goes on. Afterwards a host that is to join
+    needs the new cluster.secret, and a client elsewhere that has MILL_CA the new ca.pem.
     """
 
 
@@ -123,6 +128,27 @@ def join_command(*, as_json: bool) -> None:
         )
 
     connect.run(show)
+
+
+@nodes.command("rotate-secret", help=ROTATE_HELP)
+@click.option("--json", "as_json", is_flag=True, help="Print the API's answer.")
+def rotate_secret(*, as_json: bool) -> None:
+    async def rotate(mill: Client) -> None:
+        answer = await mill.ask(calls.rotate_secret())
+        if as_json:
+            show_json(answer)
+            return
+        found = mill.decode(calls.rotate_secret(), answer)
+        names = ", ".join(map(render.printable, found.nodes))
+        click.echo(
+            f"secret {render.printable(found.key_id)} is in use on {names}; the one before it is good for nothing"
+        )
+        click.echo(
+            "(cluster.secret and ca.pem have changed on each: a host that is to join needs the one, clients elsewhere the other)",
+            err=True,
+        )
+
+    connect.run(rotate)
 
 
 async def _chosen(mill: Client, node: str | None) -> str:

@@ -22,6 +22,7 @@ from mill.model import (
     Publish,
     PullRequest,
     Record,
+    RotatedSecret,
     SpawnRequest,
     Stats,
     Status,
@@ -34,6 +35,8 @@ from mill.units import parse_duration
 T = TypeVar("T")
 WaitFor = Literal["running", "terminal"]
 
+ROTATE_S = 60.0
+"""For all nodes to take a new secret, one after the other."""
 LONG_POLL_S = 60.0
 """The longest that the server lets one `wait` last."""
 
@@ -294,6 +297,10 @@ def forget_node(node: str) -> Call[NodeView]:
 
 def join_command() -> Call[JoinCommand]:
     return Call("GET", "/v1/join-command", _read(JoinCommand))
+
+
+def rotate_secret() -> Call[RotatedSecret]:
+    return Call("POST", "/v1/rotate-secret", _read(RotatedSecret), thinks_s=ROTATE_S)
 
 
 def undrain(node: str) -> Call[NodeView]:

@@ -31,6 +31,7 @@ from mill.model import (
     NodeStatus,
     NodeView,
     Record,
+    RotatedSecret,
     Scope,
     SpawnRequest,
     Stats,
@@ -46,8 +47,7 @@ DEFAULT_PATIENCE_S = 30.0
 """How long `wait`, `logs` and `events` bear a milld that was there and is gone: a restart takes a second or two."""
 CHUNK_BYTES = 1024 * 1024
 """Of an archive, read and sent at once."""
-KEY_BYTES = 16
-"""As a UUID has."""
+KEY_BYTES = 16  # as a UUID has
 
 
 def new_key() -> str:
@@ -339,6 +339,10 @@ class Client:
 
     async def join_command(self) -> JoinCommand:
         return await self.do(calls.join_command())
+
+    async def rotate_secret(self) -> RotatedSecret:
+        """All nodes have a new secret, or that of a change which was interrupted; tokens stay good."""
+        return await self.do(calls.rotate_secret())
 
 
 class TaskPages:

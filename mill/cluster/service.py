@@ -30,6 +30,7 @@ from mill.cluster.values import Address, Choice, NodeId, Peer
 from mill.cluster.wire import BadPacket, decode, encode
 from mill.errors import MillError
 from mill.security.box import MOST_BYTES, Opener, Refusal, Sealer, sender_of
+from mill.security.keys import Keyring
 
 STREAMS_AT_ONCE = 8
 """To one address; what comes while so many are under way waits..."""
@@ -139,6 +140,11 @@ class Gossip:
     def deliver(self, packet: Packet, source: Address) -> None:
         """A packet that came by stream, its speaker known for certain."""
         self.do(lambda now: self.engine.receive(packet, source, now))
+
+    def use(self, ring: Keyring) -> None:
+        """Speak, and understand, by *ring* from the next datagram on."""
+        self._setup.opener.use(ring)
+        self._setup.sealer.use(ring)
 
     async def wait_ready(self) -> None:
         """Until this node knows what others know of its own tasks; seconds, where nobody answers."""

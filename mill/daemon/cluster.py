@@ -21,7 +21,7 @@ import trio
 from mill import __version__
 from mill.api import server as api_server
 from mill.api.peer import make_peer_app
-from mill.api.server import Load
+from mill.api.server import EndThose, Load
 from mill.cluster import service
 from mill.cluster.engine import Engine, Tuning
 from mill.cluster.outcomes import KeepSettings
@@ -35,10 +35,11 @@ from mill.daemon.layers import Layer
 from mill.daemon.membership import Membership
 from mill.daemon.news import News
 from mill.daemon.peers import Peers
+from mill.daemon.ring import Ring
 from mill.errors import SetupError, Unavailable
 from mill.model import Resources
 from mill.security.box import ID_BYTES, Opener, Sealer
-from mill.security.channel import Channels, PeerTls
+from mill.security.channel import PeerTls
 from mill.security.keys import Keyring
 from mill.store import Store
 
@@ -49,6 +50,8 @@ JOIN_PATIENCE_S = 5.0
 """How long a new node waits for the cluster's settings, without which it knows no token; then it says that it is ready, and tries on."""
 OPEN_S = 3.0
 """How long what is asked of a node that is just starting waits for it."""
+DISTRUSTED_S = 5.0
+"""How long what is under way may still take on a connection that was made while a secret was good that is not any more."""
 DATAGRAMS_BYTES = 4 * 1024 * 1024
 """Of the socket's buffer: what comes while a full copy is being read."""
 
@@ -201,8 +204,7 @@ async def join(
     config: Config,
     doors: Doors,
     store: Store,
-    channels: Channels,
-    ring: Keyring,
+    ring: Ring,
     me: Me,
     wall: Callable[[], float],
     layer: Layer,
@@ -210,14 +212,14 @@ async def join(
     """Be a member, and let other nodes come; what they ask beside gossip waits for `Door.open`."""
     await trio.to_thread.run_sync(membership.remember, config, doors.membership)
     news = News(config.join, wall)
-    reached: Peers = await layer(peers.serve, channels, news.address)
+    reached: Peers = await layer(peers.serve, ring.channels, news.address)
     setup = Setup(
         id=me.id,
         name=me.name,
         address=Address(doors.membership.address, config.peer_port),
         meta={**me.meta, **({FOUNDER: "1"} if doors.membership.founder else {})},
-        sealer=Sealer(ring, me.id, secrets.token_bytes(ID_BYTES)),
-        opener=Opener(ring, me.id),
+        sealer=Sealer(ring.now, me.id, secrets.token_bytes(ID_BYTES)),
+        opener=Opener(ring.now, me.id),
         rng=SystemRandom(),
         wall=wall,
         stream=partial(_stream, reached, news),
@@ -227,8 +229,24 @@ async def join(
     gossip: Gossip = await layer(service.serve, setup, config.join, store, news.of, udp)
     news.tasks.condemned(gossip.condemned)
     door = Door(make_peer_app(gossip.deliver, refused=news.stranger))
-    await layer(partial(api_server.serve, door, doors.tcp, Load(), PeerTls(channels, news.stranger)))
+    tls = PeerTls(ring.channels, news.stranger)
+    end_those: EndThose = await layer(partial(api_server.serve, door, doors.tcp, Load(), tls))
+    hold_to(ring, gossip, reached, end_those)
     return Cluster(gossip, news, reached, door, wall, doors.membership.founder, config.away_secs)
+
+
+def hold_to(ring: Ring, gossip: Gossip, reached: Peers, end_those: EndThose) -> None:
+    """What is said to other nodes, and taken from them, goes by *ring*, as it is at the time."""
+
+    def changed(before: Keyring, after: Keyring) -> None:
+        gossip.use(after)
+        if set(after).issuperset(before):
+            reached.renew()
+        else:
+            reached.renew(DISTRUSTED_S)
+            end_those(DISTRUSTED_S)
+
+    ring.on_change.append(changed)
 
 
 async def _stream(reached: Peers, news: News, address: Address, packet: bytes) -> None:

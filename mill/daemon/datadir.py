@@ -86,8 +86,13 @@ def node_id(path: Path) -> str:
 
 def publish_api(path: Path, address: str, authority: str) -> None:
     """Where the API listens and, in PEM, what its certificate is signed by, for `mill` on this host."""
-    write_whole(path / AUTHORITY_NAME, authority, mode=0o644)
+    publish_authority(path, authority)
     write_whole(path / API_NAME, json.dumps({"address": address}) + "\n", mode=0o644)
+
+
+def publish_authority(path: Path, authority: str) -> None:
+    """By itself, while milld runs: the secret that it comes of is being changed."""
+    write_whole(path / AUTHORITY_NAME, authority, mode=0o644)
 
 
 def write_whole(file: Path, text: str, *, mode: int) -> None:

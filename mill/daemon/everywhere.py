@@ -9,7 +9,7 @@ from random import SystemRandom
 import attrs
 import trio
 
-from mill.api import peer_names, peer_nodes
+from mill.api import peer_names, peer_nodes, peer_secret
 from mill.api.core import Core
 from mill.api.peer import make_peer_app
 from mill.daemon import placing, seat
@@ -49,6 +49,7 @@ async def answer_for_all(
     made = attrs.evolve(core, fleet=fleet, placement=placement)
     app = make_peer_app(member.gossip.deliver, made)
     app.register_blueprint(peer_nodes.routes(nodes, joined.subnets))
+    app.register_blueprint(peer_secret.routes(nodes.rotation))
     app.register_blueprint(peer_names.routes(own))
     member.door.open(app)
     return made

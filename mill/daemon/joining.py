@@ -12,11 +12,10 @@ from mill.daemon.clock import SystemClock
 from mill.daemon.cluster import Cluster, Doors, Me
 from mill.daemon.layers import Layer
 from mill.daemon.replicated import Replicated
+from mill.daemon.ring import Ring
 from mill.daemon.seat import Seat
 from mill.daemon.subnets import Subnets
 from mill.network.addresses import Peer
-from mill.security.channel import Channels
-from mill.security.keys import Keyring
 from mill.store import Store
 
 
@@ -34,8 +33,7 @@ async def join(
     config: Config,
     doors: Doors,
     store: Store,
-    channels: Channels,
-    ring: Keyring,
+    ring: Ring,
     clock: SystemClock,
     shutdown: Callable[[], Awaitable[object]],
     layers: AsyncExitStack,
@@ -44,7 +42,7 @@ async def join(
     """As a member that may change its own tasks; and the configuration with the subnet that it was given."""
     node_id, name = datadir.node_id(config.data_dir), host.name_of(config)
     says = Me.of(node_id, name, host.capacity_of(config), clock.now())
-    member = await cluster.join(config, doors, store, channels, ring, says, clock.now, layer)
+    member = await cluster.join(config, doors, store, ring, says, clock.now, layer)
     await member.wait_ready(shutdown)
     layers.push_async_callback(member.gossip.linger)
     subnets = Subnets(member, config.mesh_cidr, fixed_peers(config))

@@ -49,7 +49,9 @@ from mill.daemon.names import TaskNames
 from mill.daemon.nodes import Nodes
 from mill.daemon.questions import Questions
 from mill.daemon.replicated import Replicated
+from mill.daemon.ring import Ring
 from mill.daemon.room import Room
+from mill.daemon.rotation import Rotation
 from mill.daemon.templates import Templates
 from mill.dns import listener as dns_listener
 from mill.dns import service as dns_service
@@ -113,11 +115,10 @@ async def serve_node(
         cgroups = _cgroups(config)
         containerd, pulled = await _containerd(config, layer, clock, counted)
         store = await _store(config, clock, layer)
-        ring = read_ring(config.data_dir / SECRET_NAME, given)
-        channels = _channels(config, ring, clock)
+        ring = _ring(config, given, clock)
         joined: Joined | None = None
         if doors is not None:
-            joined, config = await join(config, doors, store, channels, ring, clock, shutdown, layers, layer)
+            joined, config = await join(config, doors, store, ring, clock, shutdown, layers, layer)
         mesh: Mesh = await layer(network.serve, _mesh(config))
         made = _runtime(config, containerd, pulled, clock, cgroups, mesh)
         engine: Runtime = await layer(runtime.serve, made)
@@ -128,14 +129,15 @@ async def serve_node(
         names = await _dns(config, dns_port, own, joined, mesh, counted, layer)
         templates, tokens = await shared.load(config, store, member, clock.now)
         metrics = Metrics(counted, _levels(tasks, engine, logs, names, mesh, load := Load(), member))
-        nodes = await Nodes.load(store, tasks, engine, clock.now(), member, config.data_dir / SECRET_NAME)
+        rotation = Rotation(ring, member, engine.node_name)
+        nodes = await Nodes.load(store, tasks, engine, clock.now(), rotation, member)
         core = _core(config, nodes, tasks, logs, Events(store), engine, templates, tokens, clock, metrics)
         core = await answer_for_all(joined, core, own, store, tasks, nodes, engine.images.names, clock, layer)
         if joined is not None:
             await layer(joined.subnets.lead, mesh)
-        tls = None if _on_loopback(sock) else ApiTls(channels)
+        tls = None if _on_loopback(sock) else ApiTls(ring.channels)
         await layer(api_server.serve, api_app.make_app(core), sock, load, tls)
-        datadir.publish_api(config.data_dir, address := _address(sock), channels.trusted_pem)
+        datadir.publish_api(config.data_dir, address := _address(sock), ring.channels.trusted_pem)
         task_status.started(Ready(engine.node_name, address, engine.session.socket, dns_port.shown))
         await shutdown()
         if member is not None:
@@ -378,10 +380,12 @@ def _status(nodes: Nodes, tasks: Tasks, engine: Runtime) -> NodeStatus:
     )
 
 
-def _channels(config: Config, ring: Keyring, clock: SystemClock) -> Channels:
-    """What this node speaks TLS by, made of the cluster's secret."""
+def _ring(config: Config, given: Keyring | None, clock: SystemClock) -> Ring:
+    """The cluster's secret, and what this node speaks TLS by, which is made of it."""
+    read = read_ring(config.data_dir / SECRET_NAME, given)
     names = ("localhost", *host.names(), host.name_of(config), *config.tls_names)
-    return Channels(ring, UUID(datadir.node_id(config.data_dir)).hex, names, clock.now)
+    channels = Channels(read, UUID(datadir.node_id(config.data_dir)).hex, names, clock.now)
+    return Ring(config.data_dir, read, channels)
 
 
 def _on_loopback(sock: Socket) -> bool:

@@ -7,7 +7,6 @@ tasks in again, `undrain` does. A node says to all others whether it is being dr
 import json
 import math
 from http import HTTPStatus
-from pathlib import Path
 from uuid import UUID
 
 import attrs
@@ -19,8 +18,9 @@ from mill.cluster.values import Member, MemberState, NodeId
 from mill.containerd.runtime import Runtime
 from mill.convert import from_json
 from mill.daemon.cluster import Cluster
+from mill.daemon.rotation import Rotation
 from mill.errors import Conflict, NotFound, Unavailable
-from mill.model import JoinCommand, NodeState, NodeView, Resources, Time
+from mill.model import JoinCommand, NodeState, NodeView, Resources, RotatedSecret, Time
 from mill.store import Store
 from mill.tasks.service import Tasks
 
@@ -46,8 +46,8 @@ class Nodes:
     _tasks: Tasks
     _engine: Runtime
     started: Time
+    rotation: Rotation
     _cluster: Cluster | None
-    _secret_file: Path
 
     @classmethod
     async def load(
@@ -56,13 +56,13 @@ class Nodes:
         tasks: Tasks,
         engine: Runtime,
         started: Time,
+        rotation: Rotation,
         cluster: Cluster | None = None,
-        secret_file: Path = Path(),
     ) -> "Nodes":
         tasks.draining = await store.fact(DRAINING) == YES
         if tasks.draining:
             log.warning("this node is being drained: it takes no new task until it is undrained")
-        made = cls(store, tasks, engine, started, cluster, secret_file)
+        made = cls(store, tasks, engine, started, rotation, cluster)
         made.say_drained()
         return made
 
@@ -112,7 +112,11 @@ class Nodes:
             )
         up = [member for member in self._members() if member.state is MemberState.ALIVE]
         joins = " ".join(f"--join {member.peer.address}" for member in up[:3])
-        return JoinCommand(f"milld {joins} --secret-file cluster.secret", str(self._secret_file))
+        return JoinCommand(f"milld {joins} --secret-file cluster.secret", str(self.rotation.ring.path))
+
+    async def rotate_secret(self) -> RotatedSecret:
+        """All nodes have a new secret. `Conflict` and `Unavailable` say why not, and what to do."""
+        return await self.rotation.rotate()
 
     # -- this node --------------------------------------------------------------------------------------------------
 

@@ -1,13 +1,15 @@
 """HTTP to other nodes: mutual TLS by the cluster's secret, and the answer as a stream. The daemon's parts that talk to peers call it.
 
 The node asked is named by its id: who answers at its address with another's certificate is not talked to. Each node has
-connections of its own, which are kept. Whatever goes wrong is `Unreachable`, one line.
+connections of its own, which are kept, for as long as this node's certificate and whom it trusts stay the same. Whatever goes
+wrong is `Unreachable`, one line.
 """
 
+import math
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 
 import attrs
 import httpx
@@ -85,19 +87,49 @@ class Chunks:
 
 @attrs.define(eq=False)
 class _Pool:
-    """The connections to one node, by the certificate of a while."""
+    """The connections to one node, by the certificate of a while. `under_way` are answers that somebody still reads."""
 
+    key: NodeId | Address
     context: ssl.SSLContext
     client: httpx.AsyncClient
+    under_way: int = 0
+    leaving: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    _idle: trio.Event = attrs.field(factory=trio.Event)
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        self.under_way += 1
+        try:
+            yield
+        finally:
+            self.under_way -= 1
+            if not self.under_way:
+                self._idle.set()
+                self._idle = trio.Event()
+
+    async def leave(self) -> None:
+        """Closed with the last answer, or when `leaving` ends."""
+        with self.leaving:
+            while self.under_way:
+                await self._idle.wait()
+        await self.close()
+
+    async def close(self) -> None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
+            await self.client.aclose()
 
 
 class Peers:
     """Other nodes. *address_of* knows the members."""
 
-    def __init__(self, channels: Channels, address_of: Callable[[NodeId], Address | None]) -> None:
+    def __init__(
+        self, channels: Channels, address_of: Callable[[NodeId], Address | None], nursery: trio.Nursery
+    ) -> None:
         self._channels = channels
         self._address_of = address_of
+        self._nursery = nursery
         self._pools: dict[NodeId | Address, _Pool] = {}
+        self._leaving: set[_Pool] = set()
 
     @asynccontextmanager
     async def open(
@@ -133,8 +165,8 @@ class Peers:
     ) -> AsyncIterator[Answer]:
         """As `open`; without *node* whichever of the cluster is there."""
         whom = str(address) if node is None else f"node {node[:8]} at {address}"
-        client = await self._client(address if node is None else node)
-        request = client.build_request(
+        pool = self._pool(address if node is None else node)
+        request = pool.client.build_request(
             method,
             f"https://{address}{path}",
             headers={"accept-encoding": "identity", **(headers or {})},
@@ -142,29 +174,51 @@ class Peers:
             extensions={"sni_hostname": node_name(node)},
             timeout=httpx.Timeout(None, connect=_connect_s(timeout_s)),
         )
-        response = await _sent(client, request, whom, timeout_s)
-        try:
-            yield Answer(response.status_code, response.headers, response, whom)
-        finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
-                await response.aclose()
+        with pool.used():
+            response = await _sent(pool.client, request, whom, timeout_s)
+            try:
+                yield Answer(response.status_code, response.headers, response, whom)
+            finally:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
+                    await response.aclose()
 
-    async def _client(self, key: NodeId | Address) -> httpx.AsyncClient:
+    def _pool(self, key: NodeId | Address) -> _Pool:
         context = self._channels.peer_client()
         pool = self._pools.get(key)
         if pool is None or pool.context is not context:
-            pool = self._pools[key] = _Pool(context, _new_client(context))
-        return pool.client
+            if pool is not None:
+                self._let_go(pool)
+            pool = self._pools[key] = _Pool(key, context, _new_client(context))
+        return pool
+
+    def _let_go(self, pool: _Pool) -> None:
+        self._leaving.add(pool)
+        self._nursery.start_soon(self._see_off, pool)
+
+    async def _see_off(self, pool: _Pool) -> None:
+        await pool.leave()
+        self._leaving.discard(pool)
+
+    def renew(self, within_s: float = math.inf) -> None:
+        """From now on by new connections. Those that are there end with what is under way on them, or *within_s*."""
+        for pool in self._pools.values():
+            self._let_go(pool)
+        self._pools.clear()
+        for pool in self._leaving:
+            pool.leaving.deadline = min(pool.leaving.deadline, trio.current_time() + within_s)
 
     async def drop(self, node: NodeId) -> None:
         """Its connections are of no use any more: whoever waits for its answers hears so."""
         pool = self._pools.pop(node, None)
+        for leaving in self._leaving:
+            if leaving.key == node:
+                leaving.leaving.cancel()
         if pool is not None:
-            await _close(pool)
+            await pool.close()
 
     async def close(self) -> None:
-        for pool in self._pools.values():
-            await _close(pool)
+        for pool in (*self._pools.values(), *self._leaving):
+            await pool.close()
         self._pools.clear()
 
 
@@ -172,12 +226,13 @@ async def serve(
     channels: Channels, address_of: Callable[[NodeId], Address | None], *, task_status: trio.TaskStatus[Peers]
 ) -> None:
     """Connections to other nodes, until cancelled."""
-    peers = Peers(channels, address_of)
-    try:
-        task_status.started(peers)
-        await trio.sleep_forever()
-    finally:
-        await peers.close()
+    async with trio.open_nursery() as nursery:
+        peers = Peers(channels, address_of, nursery)
+        try:
+            task_status.started(peers)
+            await trio.sleep_forever()
+        finally:
+            await peers.close()
 
 
 def _new_client(context: ssl.SSLContext) -> httpx.AsyncClient:
@@ -203,11 +258,6 @@ async def _sent(
 def _connect_s(timeout_s: float | None) -> float:
     """For TCP, and for TLS again: who is out of time gives up here, for a handshake that is cancelled leaves its socket open."""
     return CONNECT_S if timeout_s is None else min(CONNECT_S, timeout_s / 2)
-
-
-async def _close(pool: _Pool) -> None:
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
-        await pool.client.aclose()
 
 
 def _translated(error: Exception, whom: str) -> Unreachable:

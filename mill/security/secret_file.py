@@ -1,11 +1,17 @@
-"""The files that hold secrets: `cluster.secret`, a line for each secret, the one in use first; and how such files are written.
+"""The files that hold secrets: `cluster.secret`, and how such files are written.
+
+    mill1-<key id>-<secret>     the one in use
+    mill1-<key id>-<secret>     others that are understood, while the secret is being changed
+    retired-<key id>            those of former times, of which no more is kept
 
 Blocks for files. The daemon calls it at its start, and whenever the ring changes.
 """
 
 import os
+import re
 import secrets
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,25 +20,32 @@ from mill.security.keys import SECRET_BYTES, Keyring, Secret, parse
 
 SECRET_NAME = "cluster.secret"  # noqa: S105 -- a file's name
 MOST_FILE_BYTES = 4096
+RETIRED = "retired-"
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_RETIRED = re.compile(RETIRED + r"([0-9a-f]{8})")
 
 
 def read_or_make(path: Path, given: Keyring | None = None) -> Keyring:
     """The ring in *path*; at the first start it is the one that was *given*, or a new secret.
 
-    A given one that is not of this node's cluster is a `SetupError`, and so is whatever is wrong with the file: neither
-    repeats anything of a secret.
+    A given one that never was of this node's cluster is a `SetupError`, and so is whatever is wrong with the file: neither
+    repeats anything of a secret. One that has been changed since may still be given, as the options of a service may do.
     """
     ring = read(path)
     if ring is None:
-        ring = given or Keyring(Secret(secrets.token_bytes(SECRET_BYTES)))
+        ring = given or Keyring(make())
         write(path, ring)
-    elif given is not None and ring.find(given.used.key_id) is None:
+    elif given is not None and not ring.knew(given.used.key_id):
         raise SetupError(
             f"this node is of a cluster with another secret (key {ring.used.key_id.hex()} in {path}) than the one given "
             f"(key {given.used.key_id.hex()}): leave it out, or choose another --data-dir"
         )
     return ring
+
+
+def make() -> Secret:
+    """A new one."""
+    return Secret(secrets.token_bytes(SECRET_BYTES))
 
 
 def read(path: Path) -> Keyring | None:
@@ -65,7 +78,12 @@ def read_given(file: Path | None, text: str | None) -> Keyring | None:
 
 def write(path: Path, ring: Keyring) -> None:
     """*ring* is the file's content; else the file is as it was, and `SetupError`."""
-    write_private(path, "".join(f"{secret.text}\n" for secret in ring))
+    write_private(path, "".join(f"{line}\n" for line in _lines(ring)))
+
+
+def _lines(ring: Keyring) -> Iterator[str]:
+    yield from (secret.text for secret in ring)
+    yield from (f"{RETIRED}{key_id.hex()}" for key_id in ring.retired)
 
 
 def write_private(path: Path, text: str) -> None:
@@ -102,7 +120,9 @@ def _ring(path: Path, content: bytes) -> Keyring:
     if len(content) > MOST_FILE_BYTES:
         raise SetupError(f"{path} is longer than {MOST_FILE_BYTES} bytes, and so no cluster secret")
     try:
-        found = [parse(line) for line in content.decode("ascii", "replace").splitlines()]
-        return Keyring(found[0], tuple(found[1:]))
+        lines = content.decode("ascii", "replace").splitlines()
+        retired = [match[1] for line in lines if (match := _RETIRED.fullmatch(line))]
+        used, *others = [parse(line) for line in lines if not _RETIRED.fullmatch(line)] or [parse("")]
+        return Keyring(used, tuple(others), tuple(bytes.fromhex(key_id) for key_id in retired))
     except ValueError as error:
         raise SetupError(f"{path}: {error}") from None

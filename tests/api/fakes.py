@@ -28,6 +28,7 @@ from mill.model import (
     Reason,
     Record,
     Resources,
+    RotatedSecret,
     SpawnRequest,
     Spec,
     Stats,
@@ -254,6 +255,10 @@ class FakeNodes:
 
     async def forget(self, node: str) -> NodeView:
         return await self._set(node, NodeState.LEFT)
+
+    async def rotate_secret(self) -> RotatedSecret:
+        await trio.lowlevel.checkpoint()
+        return RotatedSecret("0123abcd", tuple(view.name for view in self.all()))
 
     def join_command(self) -> JoinCommand:
         return JoinCommand("milld --join 192.0.2.1:4401", "/var/lib/mill/cluster.secret")

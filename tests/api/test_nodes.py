@@ -23,6 +23,12 @@ async def test_an_unknown_node_is_not_found(api: httpx.AsyncClient) -> None:
     assert problem(await api.get("/v1/nodes/node-1/drain"))[0] == 405
 
 
+async def test_the_secret_is_changed_and_its_key_is_told(api: httpx.AsyncClient) -> None:
+    assert (await api.post("/v1/rotate-secret")).json() == {"key_id": "0123abcd", "nodes": ["node-1"]}
+    assert problem(await api.get("/v1/rotate-secret"))[0] == 405
+    assert problem(await api.post("/v1/rotate-secret?now=1"))[0] == 400
+
+
 async def test_a_node_is_forgotten_and_the_line_to_join_by_is_told(api: httpx.AsyncClient) -> None:
     assert (await api.delete("/v1/nodes/node-1")).json()["state"] == "left"
     assert problem(await api.delete("/v1/nodes/node-9"))[0] == 404

@@ -19,7 +19,7 @@ NEEDED = {
     ("POST", "/v1/images/load"): ADMIN, ("DELETE", "/v1/images/{ref}"): ADMIN,
     ("PUT", "/v1/templates/{name}"): ADMIN, ("DELETE", "/v1/templates/{name}"): ADMIN,
     ("POST", "/v1/nodes/{node}/drain"): ADMIN, ("POST", "/v1/nodes/{node}/undrain"): ADMIN,
-    ("DELETE", "/v1/nodes/{node}"): ADMIN, ("GET", "/v1/join-command"): ADMIN,
+    ("DELETE", "/v1/nodes/{node}"): ADMIN, ("GET", "/v1/join-command"): ADMIN, ("POST", "/v1/rotate-secret"): ADMIN,
     ("GET", "/v1/tokens"): ADMIN, ("POST", "/v1/tokens"): ADMIN, ("DELETE", "/v1/tokens/{id}"): ADMIN,
 }  # fmt: skip
 """What does not only look. All else is `read`."""

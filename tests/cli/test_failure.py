@@ -21,6 +21,7 @@ SUBCOMMANDS = [
     *([name] for name in COMMANDS),
     *(["templates", name] for name in ("ls", "show", "rm")),
     *(["images", name] for name in ("ls", "load")),
+    *(["nodes", name] for name in ("ls", "forget", "join-command", "rotate-secret")),
 ]
 
 SCRIPTS = {"systemd-unit", "completion"}

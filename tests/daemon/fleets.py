@@ -112,7 +112,7 @@ class Node:
         headers = {"Authorization": f"Bearer {token}"}
         return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=10)
 
-    async def serve_peers(self, *, task_status: trio.TaskStatus[None]) -> None:
+    async def serve_peers(self, *, task_status: trio.TaskStatus[server.EndThose]) -> None:
         sock = server.bind(f"127.0.0.1:{self.peer_port}")
         self.peer_port = sock.getsockname()[1]
         app = make_peer_app(lambda *_: None, self.fake.core)
@@ -130,7 +130,7 @@ class Node:
     def channels(self) -> Channels:
         return Channels(RING, self.id, (), time.time)
 
-    async def serve_api(self, *, task_status: trio.TaskStatus[None]) -> None:
+    async def serve_api(self, *, task_status: trio.TaskStatus[server.EndThose]) -> None:
         sock = server.bind("127.0.0.1:0")
         self.port = sock.getsockname()[1]
         await server.serve(make_app(self.fake.core), sock, server.Load(), task_status=task_status)

@@ -96,7 +96,7 @@ class Guest:
     def ids(self) -> set[str]:
         return set(self.scene.records.rows)
 
-    async def serve(self, folder: Path, *, task_status: trio.TaskStatus[None]) -> None:
+    async def serve(self, folder: Path, *, task_status: trio.TaskStatus[server.EndThose]) -> None:
         sock = server.bind(f"127.0.0.1:{self.peer_port}")
         self.peer_port = sock.getsockname()[1]
         core = attrs.evolve(FakeNode(folder).core, tasks=self.tasks, placement=self.placing)

@@ -40,6 +40,7 @@ class Other:
     full: bool = False
     load: server.Load = attrs.field(factory=server.Load)
     cut: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    end_those: server.EndThose = lambda _: None
     refused: trio.Event = attrs.field(factory=trio.Event)
     followed: trio.Event = attrs.field(factory=trio.Event)
     left: trio.Event = attrs.field(factory=trio.Event)
@@ -98,7 +99,7 @@ class Other:
         with self.cut:
             async with trio.open_nursery() as nursery:
                 tls = PeerTls(channels(OTHER), self.refuse)
-                await nursery.start(partial(server.serve, app, sock, self.load, tls))
+                self.end_those = await nursery.start(partial(server.serve, app, sock, self.load, tls))
                 task_status.started()
 
 
@@ -172,6 +173,85 @@ async def test_who_waits_for_a_node_that_is_dropped_hears_so(me: Peers) -> None:
         await me.drop(OTHER)
         with pytest.raises(Unreachable), trio.fail_after(5):
             await anext(chunks)
+
+
+# -- a change of the secret -----------------------------------------------------------------------------------------
+
+
+async def echo(me: Peers) -> int:
+    async with me.open(OTHER, "POST", "/peer/echo?n=1", headers={"x-ask": ""}) as answer:
+        await answer.read()
+    return answer.status
+
+
+async def connections(other: Other, number: int) -> None:
+    """Once there are so many."""
+    with trio.fail_after(5):
+        while other.load.connections != number:  # noqa: ASYNC110 -- nobody tells of it
+            await trio.sleep(0.01)
+
+
+async def test_idle_connections_end_at_once_when_they_are_renewed(me: Peers, other: Other) -> None:
+    assert await echo(me) == 201
+    me.renew()
+    await connections(other, 0)
+    assert await echo(me) == 201
+
+
+async def test_what_is_under_way_ends_by_itself_or_in_time_when_they_are_renewed(
+    me: Peers, other: Other
+) -> None:
+    async with me.open(OTHER, "GET", "/peer/follow") as answer:
+        chunks = answer.chunks()
+        assert await anext(chunks) == b"first\n"
+        me.renew()
+        assert await echo(me) == 201
+        await connections(other, 2)
+        me.renew(0.1)
+        with pytest.raises(Unreachable), trio.fail_after(5):
+            await anext(chunks)
+    await connections(other, 0)
+
+
+async def test_one_that_waits_for_an_answer_gets_it_although_they_are_renewed(me: Peers) -> None:
+    body, rest = trio.open_memory_channel[bytes](0)
+    answers = []
+
+    async def ask() -> None:
+        async with me.open(OTHER, "POST", "/peer/echo?n=1", headers={"x-ask": ""}, content=rest) as answer:
+            answers.append(await answer.read())
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as asking:
+            asking.start_soon(ask)
+            await body.send(b"all of ")
+            me.renew(5)
+            await body.send(b"it")
+            await body.aclose()
+    assert answers == [f"{ME} 1 all of it".encode()]
+
+
+async def test_who_waits_for_a_node_that_is_dropped_hears_so_on_an_old_connection_too(me: Peers) -> None:
+    async with me.open(OTHER, "GET", "/peer/follow") as answer:
+        chunks = answer.chunks()
+        assert await anext(chunks) == b"first\n"
+        me.renew()
+        await me.drop(OTHER)
+        with pytest.raises(Unreachable), trio.fail_after(5):
+            await anext(chunks)
+
+
+async def test_the_side_that_was_asked_ends_what_is_there_and_lets_others_come(
+    me: Peers, other: Other
+) -> None:
+    async with me.open(OTHER, "GET", "/peer/follow") as answer:
+        chunks = answer.chunks()
+        assert await anext(chunks) == b"first\n"
+        other.end_those(0.1)
+        with pytest.raises(Unreachable), trio.fail_after(5):
+            await anext(chunks)
+    await connections(other, 0)
+    assert await echo(me) == 201
 
 
 # -- not answered ---------------------------------------------------------------------------------------------------

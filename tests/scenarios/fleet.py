@@ -130,7 +130,7 @@ def make(number: int, first: Node | None, join: str | None, **options: str) -> F
     if join is not None:
         said["join"] = join
     if first is not None:
-        environ["MILL_SECRET"] = (first.data_dir / "cluster.secret").read_text().strip()
+        environ["MILL_SECRET"] = (first.data_dir / "cluster.secret").read_text().split()[0]
     return FleetNode(name=f"n{number}", options=said, environ=environ, first=first)
 
 

@@ -152,6 +152,21 @@ def test_nothing_that_a_user_says_or_is_told_can_be_read_on_the_way(place: Place
         assert word.encode() not in seen
 
 
+def test_when_the_secret_is_changed_clients_elsewhere_need_the_new_authority_and_no_new_token(
+    place: Place,
+) -> None:
+    """On the node itself all is found as before."""
+    said = place.mill("nodes", "rotate-secret")
+    assert said.stdout.startswith("secret "), said
+    assert "clients elsewhere" in said.stderr
+    assert "set MILL_CA to a copy of ca.pem" in place.refused("ps")
+    assert "tls" in place.home.do(place.node.mill, "status").stdout
+    place.ca.write_bytes((place.node.data_dir / "ca.pem").read_bytes())
+    assert place.mill("ps").returncode == 0
+    place.home.do(place.node.restart)
+    assert place.mill("ps").returncode == 0
+
+
 def _frame(tap: socket.socket) -> bytes:
     try:
         return tap.recv(65536)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mill.errors import Conflict, NotFound
-from mill.security.keys import MOST_SECRETS, SECRET_BYTES, Keyring, Secret, derive, parse
+from mill.security.keys import MOST_RETIRED, MOST_SECRETS, SECRET_BYTES, Keyring, Secret, derive, parse
 
 
 def secret(number: int) -> Secret:
@@ -89,7 +89,7 @@ def test_a_secret_is_changed_by_install_use_and_remove() -> None:
     assert ring.used == secret(1)
     ring = ring.use(secret(2).key_id)
     assert (ring.used, ring.others) == (secret(2), (secret(1),))
-    assert ring.remove(secret(1).key_id) == Keyring(secret(2))
+    assert ring.remove(secret(1).key_id) == Keyring(secret(2), (), (secret(1).key_id,))
 
 
 def test_each_step_may_be_done_again() -> None:
@@ -110,13 +110,35 @@ def test_no_step_leaves_a_node_without_what_it_speaks_by() -> None:
         ring.use(secret(2).key_id)
 
 
+def test_a_former_secret_does_not_come_back() -> None:
+    used = Keyring(secret(1)).install(secret(2)).use(secret(2).key_id)
+    with pytest.raises(Conflict, match="in use before"):
+        used.use(secret(1).key_id)
+    gone = used.remove(secret(1).key_id)
+    with pytest.raises(Conflict, match="in use before"):
+        gone.install(secret(1))
+    assert gone.knew(secret(1).key_id)
+    assert not gone.knew(secret(3).key_id)
+
+
+def test_one_change_at_a_time() -> None:
+    ring = Keyring(secret(1)).install(secret(2))
+    with pytest.raises(Conflict, match=f"has begun, to {secret(2).key_id.hex()}"):
+        ring.install(secret(3))
+    assert ring.remove(secret(2).key_id).install(secret(3)).others == (secret(3),)
+
+
 def test_a_ring_is_bounded() -> None:
     ring = Keyring(secret(1))
     for number in range(2, MOST_SECRETS + 1):
-        ring = ring.install(secret(number))
+        ring = ring.install(secret(number)).use(secret(number).key_id)
     with pytest.raises(Conflict, match="remove one"):
         ring.install(secret(99))
+    for number in range(100, 100 + MOST_RETIRED):
+        ring = Keyring(ring.used, (), ring.retired).install(secret(number)).use(secret(number).key_id)
+    assert len(ring.retired) == MOST_RETIRED
+    assert ring.knew(secret(MOST_SECRETS).key_id)
     with pytest.raises(ValueError, match="more than"):
-        Keyring(secret(99), tuple(ring))
+        Keyring(secret(99), tuple(secret(number) for number in range(MOST_SECRETS)))
     with pytest.raises(ValueError, match="twice"):
         Keyring(secret(1), (secret(1),))

@@ -39,7 +39,7 @@ def test_a_ring_is_kept_with_the_one_in_use_first(path: Path) -> None:
     ring = Keyring(ONE).install(TWO).use(TWO.key_id)
     write(path, ring)
     assert read_or_make(path) == ring
-    assert path.read_text().splitlines() == [TWO.text, ONE.text]
+    assert path.read_text().splitlines() == [TWO.text, ONE.text, f"retired-{ONE.key_id.hex()}"]
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,8 @@ def test_a_ring_is_kept_with_the_one_in_use_first(path: Path) -> None:
         (ONE.text.replace("3131", "3132", 1).encode(), "a digit is wrong"),
         (f"{ONE.text}\n{ONE.text}\n".encode(), "twice"),
         (b"\xff", "is no cluster secret"),
+        (b"retired-00000000\n", "is no cluster secret"),
+        (f"{ONE.text}\nretired-0000000\n".encode(), "is no cluster secret"),
         (b"a" * (MOST_FILE_BYTES + 1), "longer than"),
         ("\n".join(Secret(bytes([n]) * 32).text for n in range(5)).encode(), "more than 4"),
     ],
@@ -126,9 +128,13 @@ def test_a_node_does_not_change_its_cluster(path: Path) -> None:
 
 
 def test_after_a_change_of_the_secret_the_old_one_may_still_be_given(path: Path) -> None:
-    ring = Keyring(ONE).install(TWO).use(TWO.key_id)
-    write(path, ring)
-    assert read_or_make(path, Keyring(ONE)) == ring
+    """It stands in the options of a service, which starts its node as before."""
+    changed = Keyring(ONE).install(TWO).use(TWO.key_id)
+    for ring in (changed, changed.remove(ONE.key_id)):
+        write(path, ring)
+        assert read_or_make(path, Keyring(ONE)) == ring
+    with pytest.raises(SetupError, match="another secret"):
+        read_or_make(path, Keyring(Secret(b"3" * 32)))
 
 
 def test_it_is_given_by_a_file_or_by_the_environment(path: Path) -> None:

@@ -28,6 +28,10 @@ def paths() -> dict[str, Any]:
             "get": call("getJoinCommand", "node", "How another node joins", {200: json_of(ref("JoinCommand"))}, 409, scope=Scope.ADMIN,
                         about="409: this node listens for no others."),
         },
+        "/v1/rotate-secret": {
+            "post": call("rotateSecret", "node", "Change the cluster's secret", {200: json_of(ref("RotatedSecret"))}, 409, 503, scope=Scope.ADMIN,
+                         about="On all nodes, while they run. One that was interrupted is gone on with. 409, 503: a node is not there."),
+        },
         "/v1/metrics": {"get": call("getMetrics", "node", "Metrics for Prometheus, by Accept", {200: exposition})},
         "/v1/status": {"get": call("getStatus", "node", "The node", {200: json_of(ref("NodeStatus"))})},
         "/v1/openapi.json": {"get": call("getSchema", "node", "This document", {200: json_of({"type": "object"})})},

@@ -26,6 +26,7 @@ from mill.model import (
     PullProgress,
     PullRequest,
     Record,
+    RotatedSecret,
     Size,
     SpawnRequest,
     Spec,
@@ -67,7 +68,18 @@ _ANSWERED: Mapping[Any, Mapping[str, Any]] = {
     Duration: {"type": "number", "description": "seconds"},
 }
 ASKED = (SpawnRequest, Draft, Mount, Publish, PullRequest, TokenRequest)
-ANSWERED = (PullProgress, Record, Stats, Image, Template, NodeStatus, NodeView, JoinCommand, TokenView)
+ANSWERED = (
+    PullProgress,
+    Record,
+    Stats,
+    Image,
+    Template,
+    NodeStatus,
+    NodeView,
+    JoinCommand,
+    RotatedSecret,
+    TokenView,
+)
 EXAMPLES: Mapping[type, Mapping[str, Any]] = {
     SpawnRequest: {"image": "busybox", "args": ["echo", "hello"], "memory": "32M", "timeout": "1m"},
     Draft: {"image": "busybox", "args": ["sleep", "60"], "cpu": 0.1, "env": {"MODE": "agent"}},
