@@ -20,6 +20,8 @@ from tests.scrape import Scrape
 
 ADDRESS = "198.51.100.7"
 """What the node is told to be reached by."""
+SUBNET = "10.99.252.0/22"
+"""The last part of the range: another test's node, which takes the first that is free, is not there while this one's milld is stopped."""
 
 
 @attrs.frozen
@@ -54,6 +56,7 @@ def named(above: Resolver) -> Iterator[Node]:
     """A node that asks the test's resolver."""
     options = {
         "cpu": "64", "memory": "64G", "advertise": ADDRESS, "peer-port": str(free_port()), "dns-upstream": above.said(),
+        "mesh-subnet": SUBNET,
     }  # fmt: skip
     node = Node(name="named", options=options)
     try:
