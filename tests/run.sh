@@ -1,7 +1,7 @@
 #!/bin/sh
 # All of Mill's checks on a fresh Debian 12 with Python 3.11: installs what is missing, then lint, types and tests.
 #
-#   sh tests/run.sh              everything, within 12 minutes on two cores: four files at a time, for much of it is waiting
+#   sh tests/run.sh              everything, within 12 minutes on two cores: three files at a time, for much of it is waiting
 #   sh tests/run.sh -k crash     arguments go to pytest, which then runs one test after the other
 #   MILL_LONG=1 sh tests/run.sh  the long ones too
 set -eu
@@ -35,7 +35,7 @@ types=$(mktemp)
 "$python" -m mypy >"$types" 2>&1 &
 checked=$!
 tested=0
-"$python" -m pytest -n 4 --dist loadfile --no-loadscope-reorder </dev/null || {
+"$python" -m pytest -n 3 --dist loadfile --no-loadscope-reorder </dev/null || {
     say "what failed beside others, once more by itself"
     again || {
         say "what failed by itself, a last time"

@@ -81,6 +81,7 @@ class Crowd:
     _under_way: dict[str, set["Future[None]"]] = attrs.field(factory=dict)
     _pools: dict[str, ThreadPoolExecutor] = attrs.field(factory=dict)
     _idle: dict[str, list[httpx.Client]] = attrs.field(factory=dict)
+    _asking: dict[str, threading.Thread] = attrs.field(factory=dict)
     _numbers: Iterator[int] = attrs.field(factory=itertools.count)
     _keys: str = attrs.field(factory=lambda: uuid4().hex)
     """What this crowd's keys begin with, and no other's on the same nodes: an object's `id` is given again once it is gone."""
@@ -106,14 +107,16 @@ class Crowd:
             self._pools[one.name] = ThreadPoolExecutor(CLIENTS, initializer=_enter, initargs=(one.host.name,))
             self.enter(one)
         self._kinds = set(each_s)
-        asking = [threading.Thread(target=self._ask_on, args=kind) for kind in each_s.items()]
-        for thread in asking:
+        self._asking = {
+            kind: threading.Thread(target=self._ask_on, args=(kind, rate)) for kind, rate in each_s.items()
+        }
+        for thread in self._asking.values():
             thread.start()
         try:
             yield self
         finally:
             self._kinds.clear()
-            for thread in asking:
+            for thread in self._asking.values():
                 thread.join()
             for one in self.placed:
                 self._pools[one.name].shutdown()
@@ -129,8 +132,12 @@ class Crowd:
                 self.ask(what, up[turn % len(up)])
 
     def stop(self, what: str) -> None:
-        """Nothing of that kind is asked any more."""
+        """Nothing of that kind is asked any more; returns once all that was asked is answered."""
         self._kinds.discard(what)
+        self._asking[what].join()
+        for one in self.placed:
+            for asked in list(self._under_way[one.name]):
+                asked.result()
 
     def ask(self, what: str, one: Placed) -> "Future[None]":
         """Begin one request through *one*."""
