@@ -265,7 +265,7 @@ class Node:
 
     def cgroup(self, task_id: str = "") -> str:
         """Where the node's, or one of its tasks', control group is below each hierarchy."""
-        node = self.node_id[:8]
+        node = self.node_id[:8] or "nameless"  # else a node that never got ready would have that of all
         if OPTIONS.get("systemd-cgroup") != "true":
             return f"mill/{node}/{task_id}".rstrip("/")
         name = task_id.replace("-", r"\x2d")
