@@ -8,7 +8,7 @@ from uuid import UUID
 import attrs
 import pytest
 
-from mill.cluster.entries import Changed
+from mill.cluster.entries import Changed, View
 from mill.cluster.records import Records
 from mill.cluster.values import NodeId, Peer
 from mill.convert import parse_time, to_json
@@ -64,3 +64,13 @@ def test_a_lost_task_ended_when_the_verdict_was_given_and_else_when_it_was_first
     assert [news.tasks.of(SAID, view).times.finished for _ in range(2)] == [lost, lost]
     ((_, row),) = news.shown(Changed(changes[-1].after, view))
     assert parse_time(json.loads(row[-1])["times"]["finished"]) == lost
+
+
+def test_what_all_have_forgotten_goes_from_its_owners_table_with_the_log() -> None:
+    """Else the next start would tell of it anew; another node's goes as what it is."""
+    mine, theirs = Records(ME, 1, ()), Records(OTHER, 1, ())
+    engine: Any = JustMade(Peer(ME, 1, "me", "10.0.0.1", 4401), mine)
+    news = News((), lambda: 1000.0).of(engine)
+    for records, sql in ((mine, rows.DROP_MINE), (theirs, rows.DROP_OTHER)):
+        view = View(records.put("gone-x7k2", 2, b"{}"))
+        assert news.shown(Changed(view, None)) == [(sql, ("gone-x7k2",))]

@@ -10,7 +10,7 @@ from tests.scenarios.fleet import SLEEP, Placed, everywhere, fleet
 
 KEPT_S = 12
 
-pytestmark = pytest.mark.skipif(not os.environ.get("MILL_LONG"), reason="takes a minute and a half")
+pytestmark = pytest.mark.skipif(not os.environ.get("MILL_LONG"), reason="takes a minute; MILL_LONG=1")
 
 
 def ids(one: Placed) -> set[str]:

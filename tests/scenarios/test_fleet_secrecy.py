@@ -4,12 +4,11 @@ import os
 import secrets
 import socket
 import ssl
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -24,7 +23,7 @@ from mill.security.certificates import ANY_NODE
 from mill.security.channel import Channels
 from mill.security.keys import Keyring, Secret
 from mill.security.secret_file import read
-from tests.node import ROOT, TERMINAL
+from tests.node import TERMINAL
 from tests.scenarios.fleet import SUBNET, Placed, everywhere, fleet_on, told_of
 from tests.scenarios.mesh import fetch
 from tests.scenarios.wiretap import UDP, Wire, packets, send_again, send_as_oneself, tapped
@@ -45,14 +44,10 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    archive = tmp_path_factory.mktemp("images") / "busybox.tar"
-    subprocess.run(
-        [sys.executable, ROOT / "examples/busybox_image.py", archive], check=True, capture_output=True
-    )
+def scene(busybox_archive: Path) -> Iterator[Scene]:
     with (
         hosts(*(f"{SUBNET}.{number}/24" for number in (1, 2, 3, 9))) as made,
-        fleet_on(made[:3], archive) as placed,
+        fleet_on(made[:3], busybox_archive) as placed,
     ):
         yield Scene(placed, made[3])
 

@@ -2,12 +2,12 @@
 
 import json
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -17,7 +17,7 @@ import pytest
 from mill.daemon.cluster import DISTRUSTED_S
 from mill.security.keys import Keyring
 from mill.security.secret_file import read
-from tests.node import MILL, ROOT
+from tests.node import MILL
 from tests.scenarios.fleet import SUBNET, Placed, everywhere, fleet_on, make
 from tests.scenarios.wiretap import tapped
 from tests.world import Host, hosts
@@ -35,14 +35,10 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    archive = tmp_path_factory.mktemp("images") / "busybox.tar"
-    subprocess.run(
-        [sys.executable, ROOT / "examples/busybox_image.py", archive], check=True, capture_output=True
-    )
+def scene(busybox_archive: Path) -> Iterator[Scene]:
     with (
         hosts(*(f"{SUBNET}.{number}/24" for number in (1, 2, 3, 4))) as made,
-        fleet_on(made[:3], archive) as placed,
+        fleet_on(made[:3], busybox_archive) as placed,
     ):
         yield Scene(placed, made[3])
 
@@ -126,8 +122,7 @@ def followed(one: Placed, task_id: str) -> Iterator[list[str]]:
     reader = threading.Thread(target=lines.extend, args=(mill.stdout,))
     reader.start()
     try:
-        while not lines:
-            time.sleep(0.05)
+        everywhere([one], lambda _: lines, 20)
         yield lines
         assert mill.poll() is None
     finally:
@@ -153,8 +148,7 @@ def spawning(one: Placed) -> Callable[[], list[str]]:
 
     pool = ThreadPoolExecutor(1)
     spawner = pool.submit(spawn)
-    while not ids:
-        time.sleep(0.02)
+    everywhere([one], lambda _: ids or spawner.done(), 20)
 
     def end() -> list[str]:
         over.set()
