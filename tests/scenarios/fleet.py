@@ -5,6 +5,7 @@ The first node founds the cluster; the others join by whichever is said, and hav
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -166,6 +167,21 @@ def fleet_on(made: list[Host], archive: Path | None = None, **options: str) -> I
             yield placed
         finally:
             print("\n".join(one.log()[-2500:] for one in placed))
+
+
+@contextmanager
+def not_let_in(host: Host, node: FleetNode) -> Iterator[str]:
+    """A node whose milld runs on *host* and cannot join: the line that says so, while it tries on."""
+    command, env = node.command(), {**node.env(), **node.environ}
+    milld = host.do(
+        subprocess.Popen, command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert milld.stderr is not None
+        yield next(line for line in milld.stderr if "cannot join" in line)
+    finally:
+        milld.terminate()
+        milld.communicate(timeout=10)
 
 
 def load(placed: Placed, archive: Path) -> None:

@@ -18,7 +18,7 @@ from mill.daemon.cluster import DISTRUSTED_S
 from mill.security.keys import Keyring
 from mill.security.secret_file import read
 from tests.node import MILL
-from tests.scenarios.fleet import SUBNET, Placed, everywhere, fleet_on, make
+from tests.scenarios.fleet import SUBNET, Placed, everywhere, fleet_on, make, not_let_in
 from tests.scenarios.wiretap import tapped
 from tests.world import Host, hosts
 
@@ -168,22 +168,9 @@ def test_who_has_the_old_secret_does_not_join_and_who_has_the_new_one_does(scene
     late.environ = {"MILL_SECRET": old}
     placed = Placed(scene.spare, late)
     try:
-        milld = scene.spare.do(
-            subprocess.Popen,
-            late.command(),
-            env={**late.env(), **late.environ},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            assert milld.stderr is not None
-            line = next(line for line in milld.stderr if "cannot join" in line)
+        with not_let_in(scene.spare, late) as line:
             assert "another secret" in line
             everywhere([a], lambda it: f"{SUBNET}.4" in it.log(), 5)
-        finally:
-            milld.terminate()
-            milld.communicate(timeout=10)
         assert set(a.nodes()) == {"n1", "n2", "n3"}
         (late.data_dir / "cluster.secret").write_text(f"{new}\n")
         late.environ = {}
