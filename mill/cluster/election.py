@@ -301,7 +301,7 @@ class Election:
             return True
         voter = self._voters.get(claim.leader)
         gone = voter is None or not voter.present or voter.joined_term != claim.joined_term
-        return gone or now - self._heard_at >= self._tuning.fresh_s
+        return gone or now >= self._heard_at + self._tuning.fresh_s  # as `next_deadline` adds it up
 
     # -- taking over ------------------------------------------------------------------------------------------------
 

@@ -207,6 +207,19 @@ def test_a_leader_of_which_a_node_has_seen_a_higher_mandate_claims_again(five: P
     assert five.citizens[D].election.highest == Mandate(8, A)
 
 
+def test_a_deadline_that_is_reached_is_over_however_its_sum_is_rounded() -> None:
+    """Else a clock that stands still until all that is due is done stands for ever."""
+    heard = 5.332095818219227
+    assert heard + TUNING.fresh_s - heard < TUNING.fresh_s, "these numbers are no trap"
+    election = Election(B, NOBODY, TUNING, 0.0)
+    for one in (member(A, 0, founder="1"), member(B, 1)):
+        election.member(one, 0.0)
+    election.hear(Claim(1, A, 1, quorum=True), heard)
+    due = election.next_deadline
+    election.tick(due)
+    assert election.next_deadline > due
+
+
 def test_an_answer_counts_from_when_it_was_asked_for() -> None:
     election = Election(A, NOBODY, Tuning(), 0.0)
     election.member(member(A, 0), 0.0)
