@@ -89,6 +89,8 @@ ASK_ALL_S = 0.3
 """For all other nodes to say what they know of a key, where no leader does. What gossip takes is the bound."""
 USAGE_S = 0.5
 """For other nodes to say what their tasks use now; of those that do not, nothing is shown."""
+SURE_S = 0.5
+"""For enough other nodes to have taken an end before it is told, on an idle link 5 ms; then it is told as partial."""
 LONG_POLL_S = 60.0
 """The longest `wait` one request may ask for; a client asks again."""
 KEY_LIFETIME_S = 86400.0

@@ -1,12 +1,14 @@
 """Values as JSON answers. Used by every route; the shape of a value is `mill.convert`'s to say."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from quart import Response
 
 from mill.api.core import Core
 from mill.convert import to_json
+from mill.model import Record
 
 
 def json_answer(value: Any, status: int = 200) -> Response:
@@ -19,6 +21,15 @@ def marked(core: Core, value: Any) -> Any:
     if core.fleet is None or not core.fleet.partial:
         return value
     return {**to_json(value), "partial": True}
+
+
+async def told(core: Core, value: Any, records: Iterable[Record]) -> Any:
+    """*value*, which tells of *records*, with ``partial`` also where other nodes have to hear of an end first."""
+    if core.ends is not None:
+        ended = [record.id for record in records if record.status.terminal]
+        if ended and await core.ends.in_doubt(ended):
+            return {**to_json(value), "partial": True}
+    return marked(core, value)
 
 
 def nothing() -> Response:

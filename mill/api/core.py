@@ -212,6 +212,13 @@ class Fleet(Protocol):
         """Ask *node*; *timeout_s* up to the head of the answer. `Unavailable` in one line that names it, and since when it is silent."""
 
 
+class Ends(Protocol):
+    """As `daemon.witnesses.Witnesses`."""
+
+    async def in_doubt(self, tasks: Collection[str]) -> Collection[str]:
+        """Those of *tasks* (ids) of whose end too few nodes know yet, so that it may turn out as ``node_lost`` after all."""
+
+
 class Placement(Protocol):
     """As `daemon.placing.Placing`: which node a task goes to, and what other nodes ask about that."""
 
@@ -278,3 +285,5 @@ class Core:
     """None: this node answers for itself alone."""
     placement: Placement | None = None
     """None: this node's tasks are all there are."""
+    ends: Ends | None = None
+    """None: what this node says of an end is final."""

@@ -9,7 +9,7 @@ import attrs
 import trio
 from quart import Blueprint, Response, request
 
-from mill.api.answers import json_answer, marked
+from mill.api.answers import json_answer, told
 from mill.api.core import Core, Elsewhere, Fleet
 from mill.api.filters import read_filter
 from mill.api.forward import at_owner, elsewhere, forward
@@ -47,7 +47,7 @@ def _of_all(found: Blueprint, core: Core) -> None:
         said = {"id": record.id, "address": record.address, "node": record.node, "status": record.status}
         if record.spec.publish:
             said["publish"] = to_json(record.spec.publish)
-        answer = json_answer(said, 201)
+        answer = json_answer(await told(core, said, [record]), 201)
         answer.headers["Location"] = f"/v1/tasks/{record.id}"
         return answer
 
@@ -68,7 +68,7 @@ def _of_all(found: Blueprint, core: Core) -> None:
         used = await core.fleet.usage(page.records) if with_usage and core.fleet is not None else {}
         rows = [_row(record, used.get(record.id), with_usage=with_usage) for record in page.records]
         said = {"tasks": rows, "next": None if page.next is None else _next(page.next)}
-        return json_answer(marked(core, said))
+        return json_answer(await told(core, said, page.records))
 
 
 def _of_one(found: Blueprint, core: Core) -> None:
@@ -84,12 +84,14 @@ def _of_one(found: Blueprint, core: Core) -> None:
             untimed()
         found = await elsewhere(core, task_id)
         if found is not None and found.record is not None and found.record.status.terminal:
-            return json_answer(marked(core, found.record))  # what has come here otherwise may be older
+            return await _record(core, found.record)  # what has come here otherwise may be older
         if found is not None and core.fleet is not None:
             return await _from_owner(core, core.fleet, found, condition, timeout_s)
         if condition is None:
-            return json_answer(marked(core, await core.tasks.get(task_id)))
-        return json_answer(await core.tasks.wait(task_id, condition, _poll_s(timeout_s)))
+            record = await core.tasks.get(task_id)
+        else:
+            record = await core.tasks.wait(task_id, condition, _poll_s(timeout_s))
+        return await _record(core, record)
 
     @found.delete("/v1/tasks/<task_id>")
     @needs(Scope.SPAWN)
@@ -100,7 +102,7 @@ def _of_one(found: Blueprint, core: Core) -> None:
         query.done()
         patience = None if grace is None else Duration(grace)
         record = await core.tasks.kill(task_id, caller(), signal=signal, grace=patience)
-        return json_answer(record, 200 if record.status.terminal else 202)
+        return await _record(core, record, 200 if record.status.terminal else 202)
 
     @found.get("/v1/tasks/<task_id>/stats")
     @needs(Scope.READ)
@@ -137,7 +139,13 @@ async def _from_owner(
         else:
             left_s = max(0.0, began + most_s - trio.current_time())
             record = await core.tasks.wait(record.id, condition, left_s)
-    return json_answer(to_json(record) if record.status.terminal else {**to_json(record), "partial": True})
+    if record.status.terminal:
+        return await _record(core, record)
+    return json_answer({**to_json(record), "partial": True})
+
+
+async def _record(core: Core, record: Record, status: int = 200) -> Response:
+    return json_answer(await told(core, record, [record]), status)
 
 
 def _poll_s(timeout_s: float | None) -> float:

@@ -72,4 +72,5 @@ def _json(event: Event) -> tuple[str, bytes]:
 def _line(event: Event) -> tuple[str, bytes]:
     if isinstance(event, EventGap):
         return "stderr", f"mill: {failure.one_line(event.message)}\n".encode()
-    return "stdout", (render.event_line(event.time, event.task) + "\n").encode()
+    doubt = "  (partial: others may know better)" if event.partial else ""
+    return "stdout", (render.event_line(event.time, event.task) + doubt + "\n").encode()

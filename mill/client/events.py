@@ -29,6 +29,8 @@ class TaskEvent:
     id: str
     time: Time
     task: Record
+    partial: bool = False
+    """Whether the node that tells it may be cut off, so that others know better."""
 
 
 @attrs.frozen
@@ -55,7 +57,8 @@ def event_json(event: Event) -> dict[str, Any]:
     """As the API sends it, with its id."""
     if isinstance(event, EventGap):
         return {"gap": {"missed": event.missed, "message": event.message}}
-    return {"id": event.id, "time": format_time(event.time), "task": to_json(event.task)}
+    said = {"id": event.id, "time": format_time(event.time), "task": to_json(event.task)}
+    return {**said, "partial": True} if event.partial else said
 
 
 class EventStream(Resuming[Event]):
@@ -114,5 +117,6 @@ def _event(block: Block) -> Event | None:
         return EventGap(said["missed"], said["message"])
     if block.name == "task":
         said = json.loads(block.data)
-        return TaskEvent(block.id or "", parse_time(said["time"]), from_json(Record, said["task"]))
+        at, task = parse_time(said["time"]), from_json(Record, said["task"])
+        return TaskEvent(block.id or "", at, task, said.get("partial") is True)
     return None

@@ -20,6 +20,7 @@ from mill.cluster.letters import (
     Copy,
     Deltas,
     Hand,
+    Hold,
     Inquiry,
     Letter,
     Testimony,
@@ -292,6 +293,16 @@ def letter(value: Letter) -> bytes:
         case Copy(snapshot, reply):
             settings = map(_make_setting, snapshot.settings)
             made.copy.CopyFrom(pb.Copy(settings=settings, collected=snapshot.collected, reply=reply))
+        case Hold(entries):
+            made.hold.CopyFrom(pb.Hold(entries=map(_make_entry, entries)))
+        case _:
+            _write_of_a_node(made, value)
+    return _bytes(made)
+
+
+def _write_of_a_node(made: pb.Letter, value: Ask | Vouch | Hand | Inquiry | Testimony) -> None:
+    """Those that speak of one node, and of nobody's records beside."""
+    match value:
         case Ask(leader):
             made.ask.CopyFrom(pb.Ask(leader=bytes.fromhex(leader)))
         case Vouch(leader, vouched):
@@ -305,7 +316,6 @@ def letter(value: Letter) -> bytes:
             made.testimony.CopyFrom(
                 pb.Testimony(node=bytes.fromhex(node), silent_ms=silent_ms, line=_make_line(line))
             )
-    return _bytes(made)
 
 
 def read_letter(data: bytes) -> Letter:
@@ -330,4 +340,5 @@ _LETTERS: dict[str, Callable[..., Letter]] = {
     "hand": lambda it: Hand(_mandate(it.mandate)),
     "inquiry": lambda it: Inquiry(node_id(it.node)),
     "testimony": lambda it: Testimony(node_id(it.node), number(it.silent_ms) / 1000, _line(it.line)),
+    "hold": lambda it: Hold(tuple(map(_entry, it.entries))),
 }

@@ -30,6 +30,7 @@ from mill.cluster.letters import (
     Copy,
     Deltas,
     Hand,
+    Hold,
     Inquiry,
     Letter,
     Testimony,
@@ -127,6 +128,7 @@ class Engine:
             Hand: self._reign.hand,
             Inquiry: self._reign.inquiry,
             Testimony: self._reign.testimony,
+            Hold: self._replication.hold,
         }
         self._turn_at = now + tuning.turn_s
 
@@ -169,6 +171,10 @@ class Engine:
         majority since.
         """
         return not (self._replication.majority and self._replication.whole)
+
+    def is_quorum(self, nodes: Collection[NodeId]) -> bool:
+        """Whether *nodes* are enough for a verdict."""
+        return self._election.is_quorum(nodes)
 
     def standing(self, now: float) -> Standing:
         return self._election.standing(now)
@@ -237,6 +243,10 @@ class Engine:
     def publish(self, entry: Entry, now: float, *, told: bool = True) -> list[Outcome]:
         """The draft is on disk: it counts, and is *told* to all; else they find it when they compare. `Overtaken`: draft it anew."""
         return self._do(now, lambda: self._replication.publish(entry, told=told))
+
+    def hand_over(self, node: NodeId, ends: Sequence[Entry], now: float) -> list[Outcome]:
+        """A stream to *node* with published *ends*, which it holds once it has taken that; nothing, if it is no member any more."""
+        return self._do(now, lambda: self._post.mail(node, Hold(tuple(ends)), by_stream=True))
 
     def retire(self, expired: Collection[str], now: float) -> list[Outcome]:
         """Forget the oldest of this node's ended tasks, as `Records.retire` says."""

@@ -7,7 +7,7 @@ named after it. Single changes (entries, settings, claims, verdicts) travel as r
 import attrs
 
 from mill.cluster.claims import Claim, Mandate
-from mill.cluster.entries import Delta, Line, Want
+from mill.cluster.entries import Delta, Entry, Line, Want
 from mill.cluster.settings import Snapshot
 from mill.cluster.values import NodeId
 
@@ -91,4 +91,11 @@ class Testimony:
     line: Line
 
 
-Letter = Compare | Wants | Deltas | Copy | Ask | Vouch | Hand | Inquiry | Testimony
+@attrs.frozen
+class Hold:
+    """Ends of the speaker's tasks, which it has told nobody else yet. Who has taken it in says so by taking the stream."""
+
+    entries: tuple[Entry, ...]
+
+
+Letter = Compare | Wants | Deltas | Copy | Ask | Vouch | Hand | Inquiry | Testimony | Hold

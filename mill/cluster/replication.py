@@ -13,7 +13,7 @@ import attrs
 
 from mill.cluster import codec, entries
 from mill.cluster.entries import Delta, Entry, Line, Opened, Put, Verdict, Want
-from mill.cluster.letters import Beat, Compare, Copy, Deltas, Wants
+from mill.cluster.letters import Beat, Compare, Copy, Deltas, Hold, Wants
 from mill.cluster.outcomes import KeepEpoch, KeepLog, KeepSettings, Kill, Ready, Surfaced
 from mill.cluster.post import Post
 from mill.cluster.records import Records
@@ -154,6 +154,10 @@ class Replication:
 
     def hear_entry(self, entry: Entry) -> None:
         self._take(entry.owner, lambda: self.records.merge([entry]))
+
+    def hold(self, _: NodeId, letter: Hold) -> None:
+        for entry in letter.entries:
+            self.hear_entry(entry)
 
     def hear_verdict(self, verdict: Verdict) -> None:
         self._take(verdict.owner, lambda: self.records.condemn(verdict))

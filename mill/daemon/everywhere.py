@@ -9,7 +9,7 @@ from random import SystemRandom
 import attrs
 import trio
 
-from mill.api import peer_names, peer_nodes, peer_secret
+from mill.api import peer_ends, peer_names, peer_nodes, peer_secret
 from mill.api.core import Core
 from mill.api.peer import make_peer_app
 from mill.daemon import placing, seat
@@ -46,10 +46,11 @@ async def answer_for_all(
         placing.serve, here, fleet, tasks, member.peers, offers, SystemRandom(), clock.now
     )
     await layer(seat.hang_up, member.news, member.peers)
-    made = attrs.evolve(core, fleet=fleet, placement=placement)
+    made = attrs.evolve(core, fleet=fleet, placement=placement, ends=joined.witnesses)
     app = make_peer_app(member.gossip.deliver, made)
     app.register_blueprint(peer_nodes.routes(nodes, joined.subnets))
     app.register_blueprint(peer_secret.routes(nodes.rotation))
     app.register_blueprint(peer_names.routes(own))
+    app.register_blueprint(peer_ends.routes(joined.witnesses))
     member.door.open(app)
     return made

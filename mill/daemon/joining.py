@@ -15,6 +15,7 @@ from mill.daemon.replicated import Replicated
 from mill.daemon.ring import Ring
 from mill.daemon.seat import Seat
 from mill.daemon.subnets import Subnets
+from mill.daemon.witnesses import Witnesses
 from mill.network.addresses import Peer
 from mill.store import Store
 
@@ -27,6 +28,7 @@ class Joined:
     subnets: Subnets
     store: Replicated
     seat: Seat
+    witnesses: Witnesses
 
 
 async def join(
@@ -48,7 +50,9 @@ async def join(
     subnets = Subnets(member, config.mesh_cidr, fixed_peers(config))
     subnet = await subnets.own(config.mesh_subnet, config.data_dir)
     seat = Seat(member.gossip, member.news, config.node_lost_secs)
-    joined = Joined(member, subnets, Replicated(store, member), seat)
+    witnesses = Witnesses(member.gossip, member.peers)
+    await layer(witnesses.serve)
+    joined = Joined(member, subnets, Replicated(store, member, witnesses), seat, witnesses)
     return joined, attrs.evolve(config, mesh_subnet=subnet)
 
 

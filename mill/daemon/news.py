@@ -43,6 +43,8 @@ class News:
     def __init__(self, seeds: Iterable[tuple[str, int]], wall: Callable[[], float]) -> None:
         self.on: dict[type[Any], list[Callable[[Any], None]]] = defaultdict(list)
         """Who hears of outcomes of that type, in their order."""
+        self.before_shown: list[Callable[[entries.Changed], None]] = []
+        """Who hears of what is about to be shown of a task, before it is committed."""
         self._wall = wall
         self._seeds = {str(Address(*seed)) for seed in seeds}
         self._silent_since: dict[NodeId, float] = {}
@@ -73,6 +75,8 @@ class News:
         return None if since is None else trio.current_time() - since
 
     def shown(self, changed: entries.Changed) -> list[Statement]:
+        for hear in self.before_shown:
+            hear(changed)
         return self.tasks.rows(changed)
 
     def tell(self, outcome: Outcome) -> None:

@@ -24,6 +24,7 @@ from mill.daemon.bygone import Bygone
 from mill.daemon.cluster import Cluster
 from mill.daemon.others import Others
 from mill.daemon.shown import record_of
+from mill.daemon.witnesses import Witnesses
 from mill.errors import Interrupted, Unavailable
 from mill.model import Record, Status, Task, Time
 from mill.store import Store
@@ -46,8 +47,9 @@ log = structlog.get_logger()
 class Replicated:
     """As `tasks.ports.Records`. Reading is the store's own."""
 
-    def __init__(self, store: Store, cluster: Cluster) -> None:
+    def __init__(self, store: Store, cluster: Cluster, witnesses: Witnesses) -> None:
         self._store = store
+        self._witnesses = witnesses
         self._cluster = cluster
         self._records = cluster.engine.records
         self._expired: set[str] = set()
@@ -60,6 +62,7 @@ class Replicated:
             self._learn(entries.Changed(None, view))
         orders, self._orders = trio.open_memory_channel[Kill | Surfaced](float("inf"))
         news = cluster.news
+        news.before_shown.append(witnesses.learn)
         news.on[entries.Changed].append(self._learn)
         for kind in (Kill, Surfaced):
             news.on[kind].append(orders.send_nowait)
@@ -101,9 +104,10 @@ class Replicated:
             return
         shown = attrs.evolve(task, record=self._judged(task.record, entry))
         overtaken: list[Entry] = []
-        await write(shown, rows.write(entry), then=partial(self._publish, entry, overtaken))
-        if overtaken:
-            await self._put_again([task.record])
+        with self._witnesses.of(entry):
+            await write(shown, rows.write(entry), then=partial(self._publish, entry, overtaken))
+            if overtaken:
+                await self._put_again([task.record])
 
     def _draft(self, record: Record) -> Entry | None:
         """None: the log knows that it went further."""
@@ -121,6 +125,8 @@ class Replicated:
             self._cluster.gossip.publish(entry, told=told)
         except Overtaken:
             overtaken.append(entry)
+        else:
+            self._witnesses.publish(entry)
 
     async def _put_again(self, records: list[Record], *, told: bool = True) -> None:
         """What is committed already, at a new place of the log."""

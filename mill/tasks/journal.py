@@ -44,7 +44,7 @@ EPOCH = "SELECT epoch FROM event_epoch"
 """Names the life of this database: a number alone would mean something else in the next one."""
 HEAD = "SELECT seq FROM sqlite_sequence WHERE name = 'events'"
 """The number of the last event there ever was; AUTOINCREMENT gives none twice, also after deletions."""
-BETWEEN = "SELECT seq, at, record FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
+BETWEEN = "SELECT seq, at, record, task_id FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
 
 
 @attrs.frozen
@@ -54,6 +54,7 @@ class Event:
     seq: int
     at: str
     record: str
+    task: str
 
     def fits(self, wanted: Filter) -> bool:
         """Whether the record is one that *wanted* accepts; one that only a newer Mill can read fits no filter."""

@@ -4,7 +4,7 @@ A fake remembers what it was asked (`asked`) and answers from what the test put 
 instead. Called by the tests of the routes.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +297,19 @@ class FakeTokenStore:
 
 
 @attrs.define
+class FakeEnds:
+    """`doubted` are in doubt; `asked` was asked after."""
+
+    doubted: set[str] = attrs.field(factory=set)
+    asked: list[set[str]] = attrs.field(factory=list)
+
+    async def in_doubt(self, tasks: Collection[str]) -> set[str]:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(set(tasks))
+        return self.doubted & set(tasks)
+
+
+@attrs.define
 class FakeNode:
     """All of them, and the `Core` that the app is made over."""
 
@@ -310,6 +323,7 @@ class FakeNode:
     kept_tokens: FakeTokenStore = attrs.field(factory=FakeTokenStore)
     healthy: bool = True
     fleet: Fleet | None = None
+    ends: FakeEnds | None = None
     answered: list[Answered] = attrs.field(factory=list)
 
     async def metrics(self, accept: str) -> Exposition:
@@ -334,6 +348,7 @@ class FakeNode:
             uploads=self.uploads,
             version="9.8.7",
             fleet=self.fleet,
+            ends=self.ends,
         )
 
 

@@ -50,6 +50,15 @@ def test_json_is_one_object_a_line_as_the_api_sends_it(api: FakeApi, start: Star
     assert events[0]["time"] == "2026-01-02T03:04:05.678Z"
 
 
+def test_a_change_of_which_others_may_know_better_says_so(api: FakeApi, start: Start) -> None:
+    play(api, "exit 3", "web")
+    api.partial = True
+    *_, ended = lines(start("events", "--after", "e-0"), 3)
+    assert ended.endswith("web-0001  failed: exited with code 3  (partial: others may know better)\n")
+    *_, ended = lines(start("events", "--after", "e-0", "--json"), 3)
+    assert json.loads(ended)["partial"] is True
+
+
 def test_a_gap_is_told_beside_the_lines(api: FakeApi, start: Start) -> None:
     api.do(lambda: api.add(start=False))
     process = start("events", "--after", "other-4")

@@ -62,6 +62,8 @@ class FakeApi(FakeNode):
         self.answers: dict[str, tuple[int, bytes]] = {}
         self.lost_answers = 0
         """So many posts are done, and then the connection breaks."""
+        self.partial = False
+        """Its events are told with a doubt."""
         self.keys: dict[str, Any] = {}
         self.port = 0
         self.poll_limit_s = 60.0
@@ -396,6 +398,8 @@ class FakeApi(FakeNode):
         while True:
             while at < len(self.told):
                 said = {"time": format_time(EPOCH + at), "task": to_json(self.told[at])}
+                if self.partial:
+                    said["partial"] = True
                 at += 1
                 yield f"id: e-{at}\nevent: task\ndata: {json.dumps(said)}\n\n: here\nid: e-{at}\n\n".encode()
             await self.changed.wait()

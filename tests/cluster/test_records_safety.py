@@ -5,7 +5,7 @@ retirement, restarts. Each invariant has bugs planted against it, which the same
 
 A node's answers count (are not marked partial) while it is with a majority that has compared its records since it came
 together. That is what the runs do when they draw a new partition, and what the engine owes. What only nodes had read that were cut off
-together with the owner, before the rest compared records, does not count: only a consensus could keep it.
+together with the owner, before the rest compared records, does not count: it is told with a doubt (`test_ends`).
 """
 
 import os

@@ -159,7 +159,7 @@ class FakeJournal:
         for record in records:
             self.head += 1
             text = json.dumps(to_json(record))
-            self.kept.append(Event(self.head, format_time(EPOCH + self.head), text))
+            self.kept.append(Event(self.head, format_time(EPOCH + self.head), text, record.id))
         self._news.set()
         self._news = trio.Event()
 

@@ -124,7 +124,9 @@ async def test_what_only_a_newer_mill_can_read_fits_no_filter_and_passes_without
     journal: FakeJournal,
 ) -> None:
     journal.add(make_record())
-    journal.kept = [Event(1, "2030-01-01T00:00:00.000Z", '{"id": "web-0000", "status": "frozen"}')]
+    journal.kept = [
+        Event(1, "2030-01-01T00:00:00.000Z", '{"id": "web-0000", "status": "frozen"}', "web-0000")
+    ]
     assert not journal.kept[0].fits(Filter(task="web-0000"))
     assert journal.kept[0].fits(ANY)
 

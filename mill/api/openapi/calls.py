@@ -123,7 +123,8 @@ LAST_EVENT_ID: Mapping[str, Any] = {
 
 _PARTIAL: Mapping[str, Any] = {
     "type": "boolean",
-    "description": "the node was without the majority of its cluster, or a task's own node does not answer: others may know more",
+    "description": "the node was without the majority of its cluster, or a task's own node does not answer, or an end is so new that too "
+    "few nodes have heard of it: others may know more",
 }
 IDEMPOTENCY_KEY: Mapping[str, Any] = {
     "name": KEY_HEADER, "in": "header", "required": False,

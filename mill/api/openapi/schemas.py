@@ -130,7 +130,14 @@ _TASK_EVENT = {
     "type": "object",
     "description": "What became of a task, and when.",
     "required": ["time", "task"],
-    "properties": {"time": INSTANT, "task": {"$ref": "#/components/schemas/Record"}},
+    "properties": {
+        "time": INSTANT,
+        "task": {"$ref": "#/components/schemas/Record"},
+        "partial": {
+            "type": "boolean",
+            "description": "left out where it is certain; else others may know better",
+        },
+    },
 }
 _EVENT_GAP = {
     "type": "object",

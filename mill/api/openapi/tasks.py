@@ -58,7 +58,7 @@ def paths() -> dict[str, Any]:
 
 def _spawn() -> dict[str, Any]:
     made = call(
-        "spawnTask", "tasks", "Start a task", {201: json_of(_SPAWNED)}, 409, 413, 502, 503, 504, 507,
+        "spawnTask", "tasks", "Start a task", {201: json_of(maybe_partial(_SPAWNED))}, 409, 413, 502, 503, 504, 507,
         about="Answers at once: the task is `starting`, or `pulling` where its image is not there yet. What a template "
         "says in `task` is overridden by the other fields. With an Idempotency-Key that is known already nothing is started: "
         "the answer tells that task as it is now.",
@@ -78,7 +78,7 @@ def _get() -> dict[str, Any]:
 
 
 def _kill() -> dict[str, Any]:
-    record = json_of(ref("Record"))
+    record = json_of(maybe_partial(ref("Record")))
     return call(
         "killTask", "tasks", "End a task: 202 while it is ending, 200 when it has ended", {200: record, 202: record},
         404, 503, 507,

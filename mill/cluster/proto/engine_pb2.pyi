@@ -204,8 +204,14 @@ class Testimony(_message.Message):
     line: Line
     def __init__(self, node: _Optional[bytes] = ..., silent_ms: _Optional[int] = ..., line: _Optional[_Union[Line, _Mapping]] = ...) -> None: ...
 
+class Hold(_message.Message):
+    __slots__ = ("entries",)
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    entries: _containers.RepeatedCompositeFieldContainer[Entry]
+    def __init__(self, entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ...) -> None: ...
+
 class Letter(_message.Message):
-    __slots__ = ("compare", "wants", "deltas", "copy", "ask", "vouch", "hand", "inquiry", "testimony")
+    __slots__ = ("compare", "wants", "deltas", "copy", "ask", "vouch", "hand", "inquiry", "testimony", "hold")
     COMPARE_FIELD_NUMBER: _ClassVar[int]
     WANTS_FIELD_NUMBER: _ClassVar[int]
     DELTAS_FIELD_NUMBER: _ClassVar[int]
@@ -215,6 +221,7 @@ class Letter(_message.Message):
     HAND_FIELD_NUMBER: _ClassVar[int]
     INQUIRY_FIELD_NUMBER: _ClassVar[int]
     TESTIMONY_FIELD_NUMBER: _ClassVar[int]
+    HOLD_FIELD_NUMBER: _ClassVar[int]
     compare: Compare
     wants: Wants
     deltas: Deltas
@@ -224,4 +231,5 @@ class Letter(_message.Message):
     hand: Hand
     inquiry: Inquiry
     testimony: Testimony
-    def __init__(self, compare: _Optional[_Union[Compare, _Mapping]] = ..., wants: _Optional[_Union[Wants, _Mapping]] = ..., deltas: _Optional[_Union[Deltas, _Mapping]] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., vouch: _Optional[_Union[Vouch, _Mapping]] = ..., hand: _Optional[_Union[Hand, _Mapping]] = ..., inquiry: _Optional[_Union[Inquiry, _Mapping]] = ..., testimony: _Optional[_Union[Testimony, _Mapping]] = ...) -> None: ...
+    hold: Hold
+    def __init__(self, compare: _Optional[_Union[Compare, _Mapping]] = ..., wants: _Optional[_Union[Wants, _Mapping]] = ..., deltas: _Optional[_Union[Deltas, _Mapping]] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., vouch: _Optional[_Union[Vouch, _Mapping]] = ..., hand: _Optional[_Union[Hand, _Mapping]] = ..., inquiry: _Optional[_Union[Inquiry, _Mapping]] = ..., testimony: _Optional[_Union[Testimony, _Mapping]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,142 @@
+"""Other nodes as witnesses of ends: an end is told for certain once those who could be a majority without this node know of it, too.
+
+`cluster.ends` says which are in doubt, and who has to be given which. `replicated` tells this of every end before it is shown, the API asks
+before it tells one, and other nodes ask after this node's own ends by ``/peer/ends``. Wired by `joining`.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+import structlog
+import trio
+
+from mill.api.peer_ends import ENDS
+from mill.cluster.ends import Ends
+from mill.cluster.entries import Changed, Entry
+from mill.cluster.service import Gossip
+from mill.cluster.values import NodeId
+from mill.config import SURE_S
+from mill.daemon.fleet import ask_one
+from mill.daemon.peers import Peers
+from mill.errors import MillError
+
+TURN_S = 0.1
+"""Between two looks, while there is an end in doubt."""
+AGAIN_S = 0.2
+"""Before a node that did not take what it was given is given it again."""
+
+log = structlog.get_logger()
+
+
+class Witnesses:
+    """See the module."""
+
+    def __init__(self, gossip: Gossip, peers: Peers) -> None:
+        engine = gossip.engine
+        self.ends = Ends(engine.me.id, engine.members, engine.is_quorum)
+        self._gossip = gossip
+        self._peers = peers
+        self._busy: set[NodeId] = set()
+        self._more = trio.Event()
+        self._closed = trio.Event()
+
+    # -- what happens here ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def of(self, entry: Entry) -> Iterator[None]:
+        """An entry of this node is committed, and published, in here."""
+        if entry.ended != entry.mark:
+            yield
+            return
+        self.ends.expect(entry.task, trio.current_time())
+        try:
+            yield
+        finally:
+            self.ends.forget_unpublished(entry.task)
+
+    def publish(self, entry: Entry) -> None:
+        """It is committed, and told."""
+        if entry.terminal:
+            self.ends.publish(entry, trio.current_time())
+            self._wake()
+
+    def learn(self, changed: Changed) -> None:
+        """Something else is about to be shown of a task."""
+        before, after = changed.before, changed.after
+        ended = after is not None and after.entry.terminal and not (before is not None and before.terminal)
+        if after is not None and ended and after.entry.owner != self.ends.me:
+            self.ends.hear(after.entry.task, after.entry.owner, trio.current_time())
+            self._wake()
+
+    def _wake(self) -> None:
+        if self.ends:
+            self._more.set()
+
+    # -- who asks ---------------------------------------------------------------------------------------------------
+
+    async def in_doubt(self, tasks: Collection[str]) -> set[str]:
+        """Those of *tasks* whose end a verdict could still pass over, after `SURE_S` at most for that to change."""
+        doubted = self.ends.in_doubt(tasks)
+        if not doubted or self._gossip.engine.partial:
+            return doubted
+        with trio.move_on_after(SURE_S):
+            async with trio.open_nursery() as nursery:
+                for owner in {self.ends.owner(task) for task in doubted} - {self.ends.me}:
+                    nursery.start_soon(self._ask, owner, [t for t in doubted if self.ends.owner(t) == owner])
+                while self.ends.in_doubt(doubted):
+                    await self._closed.wait()
+                nursery.cancel_scope.cancel()
+        return self.ends.in_doubt(doubted)
+
+    async def _ask(self, owner: NodeId, tasks: list[str]) -> None:
+        """Who ended them knows whether enough others know."""
+        said = await ask_one(self._peers, owner, ENDS, _tasks, {"tasks": tasks})
+        if said is not None:
+            self.ends.close(set(tasks) - said)
+            self._tell_closed()
+
+    # -- giving -----------------------------------------------------------------------------------------------------
+
+    async def serve(self, *, task_status: trio.TaskStatus["Witnesses"]) -> None:
+        """Give ends to those who are owed them, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            task_status.started(self)
+            while True:
+                with trio.move_on_after(TURN_S if self.ends else float("inf")):
+                    await self._more.wait()
+                self._more = trio.Event()
+                self._turn(nursery)
+
+    def _turn(self, nursery: trio.Nursery) -> None:
+        before, now, in_touch = len(self.ends), trio.current_time(), not self._gossip.engine.partial
+        self.ends.turn(now, in_touch=in_touch)
+        if len(self.ends) < before:
+            self._tell_closed()
+        if in_touch:
+            for node, entries in self.ends.owed(now).items():
+                if node not in self._busy:
+                    self._busy.add(node)
+                    nursery.start_soon(self._give, node, entries)
+
+    async def _give(self, node: NodeId, entries: Sequence[Entry]) -> None:
+        try:
+            await self._gossip.hand_over(node, entries)
+        except MillError as error:
+            log.debug("a node does not take the ends of tasks", node=node[:8], why=str(error))
+            await trio.sleep(AGAIN_S)
+        else:
+            self.ends.taken([entry.task for entry in entries], node)
+        finally:
+            self._busy.discard(node)
+            self._more.set()
+
+    def _tell_closed(self) -> None:
+        self._closed.set()
+        self._closed = trio.Event()
+
+
+def _tasks(said: object) -> set[str]:
+    """What a node has answered; raises one of `fleet.UNREADABLE`."""
+    if not isinstance(said, dict):
+        raise TypeError("it is no object")
+    return set(map(str, said["in_doubt"]))
