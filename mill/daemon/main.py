@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import structlog
@@ -25,9 +25,11 @@ from structlog.tracebacks import ExceptionDictTransformer
 from mill import __version__
 from mill.config import SECRET_VARIABLE, SHUTDOWN_S, Config, load
 from mill.daemon import datadir
-from mill.daemon.node import Ready, serve_node
 from mill.daemon.options import setup_options
 from mill.errors import SetupError
+
+if TYPE_CHECKING:
+    from mill.daemon.node import Ready
 
 BAD_SETUP = 2
 SPARE_S = 0.7
@@ -36,6 +38,8 @@ SWITCH_INTERVAL_S = 0.001
 """How long a thread may keep the interpreter while the loop waits for it. Python's 5 ms add up: two threads make 10."""
 
 log = structlog.get_logger()
+
+Serve = Callable[..., Awaitable[None]]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -49,9 +53,10 @@ def milld(config_file: Path | None, **flags: str | None) -> None:
         config = load(flags, os.environ, config_file)
         os.environ.pop(SECRET_VARIABLE, None)  # what milld starts need not know it
         _check_root()
+        serve_node = _imported()
         with datadir.claimed(config.data_dir):
             _raise_open_files()
-            trio.run(_run, config)
+            trio.run(_run, config, serve_node)
     except* SetupError as errors:
         click.echo(f"milld: {_first(errors)}", err=True)
         code = BAD_SETUP
@@ -67,12 +72,23 @@ def _check_root() -> None:
         raise SetupError("must run as root: it makes cgroups, mounts and containers")
 
 
-async def _run(config: Config) -> None:
+def _imported() -> Serve:
+    """The node: a second's work, of which a bad option has no need, nor of a collector that would find nothing."""
+    gc.disable()
+    from mill.daemon.node import serve_node  # noqa: PLC0415
+
+    gc.enable()
+    return serve_node
+
+
+async def _run(config: Config, serve_node: Serve) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
             await nursery.start(_wait_signal, signals, stop)
-            ready: Ready = await nursery.start(partial(_serve, config, stop.wait, nursery.cancel_scope))
+            ready: Ready = await nursery.start(
+                partial(_serve, serve_node, config, stop.wait, nursery.cancel_scope)
+            )
             settle()
             said = f"node={ready.node} api={ready.api} containerd={ready.containerd}"
             click.echo(f"milld ready: {said} dns={ready.dns}")
@@ -90,11 +106,12 @@ def settle() -> None:
 
 
 async def _serve(
+    serve_node: Serve,
     config: Config,
     stopped: Callable[[], Awaitable[None]],
     scope: trio.CancelScope,
     *,
-    task_status: trio.TaskStatus[Ready],
+    task_status: "trio.TaskStatus[Ready]",
 ) -> None:
     await serve_node(config, stopped, task_status=task_status)
     scope.cancel()
