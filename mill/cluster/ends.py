@@ -68,6 +68,11 @@ class Ends:
         """Those of *tasks* whose end may be passed over."""
         return {task for task in tasks if task in self._open} if self._open else set()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there are any that others may be owed."""
+        return any(end.owner == self.me for end in self._open.values())
+
     def owner(self, task: str) -> NodeId:
         """Of a task in doubt."""
         return self._open[task].owner
@@ -111,7 +116,10 @@ class Ends:
             del self._open[task]
 
     def turn(self, now: float, *, in_touch: bool) -> None:
-        """Close those that are safe; called after each `taken`, and several times a second while there are any. *in_touch*: no answer of this node is partial."""
+        """Close those that are safe; called after each `taken`, every second, and more often while something is `waiting`.
+
+        *in_touch*: no answer of this node is partial.
+        """
         if not in_touch:
             self._out_of_touch_at = now
         if self._open and now - self._out_of_touch_at >= self._tuning.again_s:
@@ -120,9 +128,10 @@ class Ends:
 
     def _is_safe(self, end: End, before: float) -> bool:
         """It was told *before*, or has enough holders. An own one that is not on the disk yet was told to nobody."""
-        if end.owner == self.me and end.entry is None:
-            return False
-        return end.since <= before or not self._may_be_passed_over(end.owner, end.holders)
+        if end.owner != self.me:
+            return end.since <= before
+        told = end.entry is not None
+        return told and (end.since <= before or not self._may_be_passed_over(end.owner, end.holders))
 
     # -- who is to be told ------------------------------------------------------------------------------------------
 

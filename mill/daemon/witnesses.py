@@ -21,7 +21,9 @@ from mill.daemon.peers import Peers
 from mill.errors import MillError
 
 TURN_S = 0.1
-"""Between two looks, while there is an end in doubt."""
+"""Between two looks, while an end of this node is in doubt..."""
+LOOK_S = 1.0
+"""... and at any other time: whether this node was in touch all the while."""
 AGAIN_S = 0.2
 """Before a node that did not take what it was given is given it again."""
 
@@ -58,7 +60,7 @@ class Witnesses:
         """It is committed, and told."""
         if entry.terminal:
             self.ends.publish(entry, trio.current_time())
-            self._wake()
+            self._more.set()
 
     def learn(self, changed: Changed) -> None:
         """Something else is about to be shown of a task."""
@@ -66,11 +68,6 @@ class Witnesses:
         ended = after is not None and after.entry.terminal and not (before is not None and before.terminal)
         if after is not None and ended and after.entry.owner != self.ends.me:
             self.ends.hear(after.entry.task, after.entry.owner, trio.current_time())
-            self._wake()
-
-    def _wake(self) -> None:
-        if self.ends:
-            self._more.set()
 
     # -- who asks ---------------------------------------------------------------------------------------------------
 
@@ -102,7 +99,7 @@ class Witnesses:
         async with trio.open_nursery() as nursery:
             task_status.started(self)
             while True:
-                with trio.move_on_after(TURN_S if self.ends else float("inf")):
+                with trio.move_on_after(TURN_S if self.ends.waiting else LOOK_S):
                     await self._more.wait()
                 self._more = trio.Event()
                 self._turn(nursery)

@@ -189,3 +189,17 @@ async def test_of_three_what_was_heard_is_certain(autojump_clock: MockClock) -> 
         witnesses.learn(Changed(View(entry("old", B)), View(attrs.evolve(entry("old", B), mark=Mark(1, 9)))))
         witnesses.learn(Changed(View(entry("gone", B)), None))
         assert await witnesses.in_doubt(["web", "old", "gone"]) == set()
+
+
+async def test_a_node_that_was_cut_off_while_nothing_ended_is_not_certain_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    autojump_clock.jump(LONG_AGO)
+    async with serving(B, C) as (witnesses, gossip):
+        gossip.engine.partial = True
+        await trio.sleep(LONG_AGO)
+        gossip.engine.partial = False
+        end(witnesses, "web")
+        assert await witnesses.in_doubt(["web"]) == {"web"}
+        await trio.sleep(5)
+        assert await witnesses.in_doubt(["web"]) == set()
