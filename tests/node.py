@@ -192,6 +192,7 @@ class Node:
             headers=headers,
             timeout=stretched(70),
             verify=self.verify(),
+            trust_env=False,  # looking for proxies takes longer than most calls
             **request,
         )
 

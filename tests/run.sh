@@ -11,6 +11,7 @@ cd "$root"
 . examples/setup.sh
 
 [ "$(id -u)" = 0 ] || fail "the tests run containers: please run as root"
+unset PYTHONDONTWRITEBYTECODE # milld starts a few hundred times: it is compiled once
 need_runtime
 need docker-registry=docker-registry skopeo=skopeo htpasswd=apache2-utils ip=iproute2 openssl=openssl podman=podman \
     dig=bind9-dnsutils strace=strace dockerd=docker.io

@@ -56,7 +56,7 @@ async def served(fake: FakeNode, nursery: trio.Nursery) -> Served:
 async def anyone(served: Served) -> AsyncIterator[httpx.AsyncClient]:
     """A client without a token. Certificates, which take a while to read, are not needed."""
     async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{served.port}", timeout=10, verify=False
+        base_url=f"http://127.0.0.1:{served.port}", timeout=10, verify=False, trust_env=False
     ) as client:
         yield client
 
@@ -66,7 +66,9 @@ async def api(served: Served) -> AsyncIterator[httpx.AsyncClient]:
     """A client with the token."""
     headers = {"Authorization": f"Bearer {TOKEN}"}
     url = f"http://127.0.0.1:{served.port}"
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=10, verify=False) as client:
+    async with httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=10, verify=False, trust_env=False
+    ) as client:
         yield client
 
 

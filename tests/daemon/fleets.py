@@ -110,7 +110,9 @@ class Node:
 
     def client(self, token: str = TOKEN) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {token}"}
-        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=10)
+        return httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=10, trust_env=False
+        )
 
     async def serve_peers(self, *, task_status: trio.TaskStatus[server.EndThose]) -> None:
         sock = server.bind(f"127.0.0.1:{self.peer_port}")
