@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import partial
 
 import structlog
 import trio
@@ -34,20 +33,25 @@ async def leased(session: Session, node_id: str, now: Callable[[], float]) -> As
     """
     expires = datetime.fromtimestamp(now() + _LIFE_S, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     labels = {_EXPIRY_LABEL: expires, NODE_LABEL: node_id, _PURPOSE_LABEL: _PURPOSE}
-    await trio.lowlevel.checkpoint_if_cancelled()
-    request = leases_pb2.CreateRequest(labels=labels)
-    create = partial(session.call, rpcs.LEASES_CREATE, request, timeout_s=_CREATE_TIMEOUT_S)
-    # containerd makes up the id: a cancelled call could leave a lease nobody knows
-    created = await finishing(create, within_s=_CREATE_PATIENCE_S)
-    lease = created.lease.id
+    made: list[str] = []
     failed = False
+
+    async def create() -> None:
+        request = leases_pb2.CreateRequest(labels=labels)
+        created = await session.call(rpcs.LEASES_CREATE, request, timeout_s=_CREATE_TIMEOUT_S)
+        made.append(created.lease.id)
+
+    await trio.lowlevel.checkpoint_if_cancelled()
     try:
-        yield lease
+        # containerd makes up the id: a cancelled call could leave a lease nobody knows
+        await finishing(create, within_s=_CREATE_PATIENCE_S)
+        yield made[0]
     except Exception:
         failed = True
         raise
     finally:
-        await _delete(session, lease, sync=failed)
+        for lease in made:
+            await _delete(session, lease, sync=failed)
 
 
 async def sweep(session: Session, node_id: str) -> None:
