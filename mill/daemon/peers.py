@@ -248,6 +248,11 @@ async def _sent(
 ) -> httpx.Response:
     try:
         with trio.fail_after(float("inf") if timeout_s is None else timeout_s):
+            try:
+                return await client.send(request, stream=True)
+            except httpx.RemoteProtocolError:  # a kept connection that was closed just then (RFC 9110, 9.2.2)
+                if request.method != "GET":
+                    raise
             return await client.send(request, stream=True)
     except trio.TooSlowError:
         raise Unreachable(f"{whom} did not answer within {timeout_s:g} s") from None

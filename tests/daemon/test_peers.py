@@ -38,6 +38,7 @@ class Other:
     packets: list[tuple[Packet, Address]] = attrs.field(factory=list)
     turned_away: list[tuple[str, str]] = attrs.field(factory=list)
     full: bool = False
+    closed: int = 0
     load: server.Load = attrs.field(factory=server.Load)
     cut: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     end_those: server.EndThose = lambda _: None
@@ -88,6 +89,14 @@ class Other:
                     self.left.set()
 
             return lines()
+
+        @app.route("/peer/closing", methods=["GET", "POST"])
+        async def closing() -> str:
+            self.closed += 1
+            if self.closed == 1:
+                self.end_those(0.0)
+                await trio.sleep_forever()
+            return "still here"
 
         @app.get("/peer/mute")
         async def mute() -> str:
@@ -146,6 +155,17 @@ async def test_connections_are_kept(me: Peers, other: Other) -> None:
         async with me.open(OTHER, "POST", "/peer/echo?n=1", headers={"x-ask": ""}) as answer:
             await answer.read()
     assert other.load.connections == 1
+
+
+async def test_a_connection_that_is_closed_just_then_costs_a_read_nothing(me: Peers, other: Other) -> None:
+    async with me.open(OTHER, "GET", "/peer/closing") as answer:
+        assert await said(answer) == (200, b"still here")
+    other.closed = 0
+    with pytest.raises(Unreachable, match="broke: Server disconnected") as caught:
+        async with me.open(OTHER, "POST", "/peer/closing"):
+            pass
+    assert caught.value.begun, "it may have been done"
+    assert other.closed == 1
 
 
 async def test_a_stream_is_read_as_it_comes_and_may_be_left(me: Peers, other: Other) -> None:

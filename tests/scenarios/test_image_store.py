@@ -206,7 +206,8 @@ async def test_a_pull_that_a_task_waits_for_goes_on_without_the_client_that_bega
     bad.go_on.set()
     record = await end_of(client, task_id)
     assert (record.exit_code, record.pull) == (0, None)
-    assert len([path for path in bad.requests if "/blobs/" in path]) == len(bad.image.blobs)
+    fetched = [path for path in bad.requests if "/blobs/" in path]  # but for what an earlier pull has left
+    assert len(fetched) == len(set(fetched)) > 0
     await client.remove_image(ref)
 
 
