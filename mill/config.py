@@ -77,10 +77,8 @@ KEY_POLL_S = 0.05
 WITHDRAW_S = 600.0
 """How long a node that may have taken on a task, without a word, is told that it does not count."""
 WITHDRAW_AGAIN_S = 1.0
-LOAD_EVERY_S = 0.2
-"""How old what a node says of its load may be."""
 IMAGES_EVERY_S = 2.0
-"""How old what it says of its images may be: containerd has to be asked."""
+"""How old what a node says of its images may be: containerd has to be asked."""
 ASK_TASK_S = 1.0
 """For all other nodes to say whether they know a task that this one has not heard of yet; on an idle link they take 10 ms."""
 TELL_RECORD_S = 1.0

@@ -96,7 +96,7 @@ class Engine:
     ) -> None:
         kept, meta = kept or Kept(), dict(meta or {})
         self._tuning = tuning
-        self._load = b""
+        self._load: Callable[[], bytes] = bytes
         self._loads: dict[NodeId, bytes] = {}
         self._beats: dict[Occasion, tuple[Beat, bytes]] = {}
         self._remembered = tuple(member for member in kept.members if member.id != me.id)
@@ -264,8 +264,8 @@ class Engine:
         """Forget deleted settings, once in a while."""
         return self._do(now, lambda: self._replication.collect(wall))
 
-    def say_load(self, load: bytes) -> None:
-        """What rides on all answers from now on; up to `MOST_LOAD_BYTES`."""
+    def say_load(self, load: Callable[[], bytes]) -> None:
+        """What rides on each answer from now on, asked for then; up to `MOST_LOAD_BYTES`."""
         self._load = load
 
     def say(self, meta: Mapping[str, str], now: float) -> list[Outcome]:
@@ -326,7 +326,7 @@ class Engine:
             held.settings_hash if tells else 0,
             self._election.highest,
             claim,
-            self._load if answers else b"",
+            self._load() if answers else b"",
         )
         if self._beats.get(occasion, (None, b""))[0] != beat:
             self._beats[occasion] = beat, codec.beat(beat)

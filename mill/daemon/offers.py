@@ -1,6 +1,5 @@
 """What each node has to offer, out of what it said last and what was sent there since; and what this node says. Wired by `cluster`."""
 
-import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -13,14 +12,14 @@ import trio
 from mill.cluster import load as loads
 from mill.cluster.load import Load
 from mill.cluster.values import Member, MemberState, NodeId
-from mill.config import IMAGES_EVERY_S, LOAD_EVERY_S
+from mill.config import IMAGES_EVERY_S
 from mill.errors import FieldError, MillError, NoCapacity, Unavailable
 from mill.model import NodeState, Resources
 from mill.tasks.placement import Lot, Offer, rank
 from mill.tasks.service import Tasks
 
 NOTHING = Resources(0.0, 0)
-FRESH_S = LOAD_EVERY_S + 0.1
+FRESH_S = 0.3
 """What was sent to a node so shortly before its word it may not have counted yet."""
 PROMISED_S = 10.0
 """How long what was sent to a node counts, if it says nothing of its load meanwhile."""
@@ -41,8 +40,8 @@ class Loads(Protocol):
     def loads(self) -> Mapping[NodeId, bytes]:
         """What each said of its load last."""
 
-    def say_load(self, load: bytes) -> None:
-        """What goes out with every beat of this node."""
+    def say_load(self, load: Callable[[], bytes]) -> None:
+        """What goes out with each answer of this node, asked for then."""
 
 
 @attrs.define(eq=False)
@@ -134,18 +133,14 @@ class Offers:
         self, images: Callable[[], Awaitable[set[str]]], *, task_status: trio.TaskStatus[None]
     ) -> None:
         """Tell the others, until cancelled."""
-        listed_at = -math.inf
-        self._cluster.say_load(loads.encode(self.own()))
+        self._cluster.say_load(lambda: loads.encode(self.own()))
         task_status.started()
         while True:
-            if trio.current_time() - listed_at >= IMAGES_EVERY_S:
-                listed_at = trio.current_time()
-                try:
-                    self._images = loads.of_images(await images())
-                except MillError as error:
-                    log.debug("the images cannot be listed now", why=str(error))
-            self._cluster.say_load(loads.encode(self.own()))
-            await trio.sleep(LOAD_EVERY_S)
+            try:
+                self._images = loads.of_images(await images())
+            except MillError as error:
+                log.debug("the images cannot be listed now", why=str(error))
+            await trio.sleep(IMAGES_EVERY_S)
 
 
 def _offer(member: Member, load: Load, image: str, promised: Resources) -> Offer:

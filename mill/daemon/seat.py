@@ -3,7 +3,7 @@
 It fits `doubt.Membership`, `offers.Loads` and `placing.Cluster`. Wired by `everywhere`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import trio
 
@@ -49,7 +49,7 @@ class Seat:
     def led(self) -> Led | None:
         return self._gossip.engine.led
 
-    def say_load(self, load: bytes) -> None:
+    def say_load(self, load: Callable[[], bytes]) -> None:
         self._gossip.engine.say_load(load)
 
     async def obey(self, mandate: Mandate) -> bool:

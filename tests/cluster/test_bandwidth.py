@@ -28,7 +28,7 @@ def rates(seed: int, loss: float) -> tuple[float, list[float]]:
     fleet = Engines(SIZE, seed, size_of=sealed)
     fleet.settle()
     for node in fleet.nodes:
-        node.core.say_load(LOAD)
+        node.core.say_load(lambda: LOAD)
         fleet.put(node, f"task-of-{node.name}", RUNNING)
     fleet.until(fleet.equal, 60.0)
     fleet.simulator.link.loss = loss

@@ -5,7 +5,7 @@ Who leads, and what each has heard of the others' load, the test says.
 
 import random
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -52,7 +52,7 @@ class Court:
     refuses: bool = False
     obeyed: list[Mandate] = attrs.field(factory=list)
 
-    def say_load(self, load: bytes) -> None:
+    def say_load(self, load: Callable[[], bytes]) -> None:
         raise NotImplementedError
 
     async def obey(self, mandate: Mandate) -> bool:
