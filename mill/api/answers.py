@@ -7,6 +7,7 @@ from typing import Any
 from quart import Response
 
 from mill.api.core import Core
+from mill.config import SURE_S
 from mill.convert import to_json
 from mill.model import Record
 
@@ -23,11 +24,11 @@ def marked(core: Core, value: Any) -> Any:
     return {**to_json(value), "partial": True}
 
 
-async def told(core: Core, value: Any, records: Iterable[Record]) -> Any:
-    """*value*, which tells of *records*, with ``partial`` also where other nodes have to hear of an end first."""
+async def told(core: Core, value: Any, records: Iterable[Record], within_s: float = SURE_S) -> Any:
+    """*value*, which tells of *records*, with ``partial`` also where other nodes have to hear of an end first, and do not *within_s*."""
     if core.ends is not None:
         ended = [record.id for record in records if record.status.terminal]
-        if ended and await core.ends.in_doubt(ended):
+        if ended and await core.ends.in_doubt(ended, within_s):
             return {**to_json(value), "partial": True}
     return marked(core, value)
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import attrs
 
+from mill.config import SURE_S
 from mill.logs.frames import LogChunk, LogRequest
 from mill.model import (
     Draft,
@@ -215,8 +216,10 @@ class Fleet(Protocol):
 class Ends(Protocol):
     """As `daemon.witnesses.Witnesses`."""
 
-    async def in_doubt(self, tasks: Collection[str]) -> Collection[str]:
-        """Those of *tasks* (ids) of whose end too few nodes know yet, so that it may turn out as ``node_lost`` after all."""
+    async def in_doubt(self, tasks: Collection[str], within_s: float = SURE_S) -> Collection[str]:
+        """Those of *tasks* (ids) of whose end too few nodes know, so that it may turn out as ``node_lost`` after all; *within_s* at
+        most is waited for that to change.
+        """
 
 
 class Placement(Protocol):

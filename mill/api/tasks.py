@@ -18,7 +18,7 @@ from mill.api.request import Query, caller, json_body
 from mill.api.scopes import needs
 from mill.api.timing import untimed
 from mill.checks import KEY_HEADER, MOST_GRACE_S, check_request_key, parse_signal
-from mill.config import LONG_POLL_S, PAGE_LIMIT, PAGE_SIZE, TELL_RECORD_S
+from mill.config import LONG_POLL_S, PAGE_LIMIT, PAGE_SIZE, SURE_S, TELL_RECORD_S
 from mill.convert import to_json
 from mill.errors import Conflict, FieldError, NotFound, Unavailable
 from mill.model import Duration, Record, Scope, SpawnRequest, Status, Usage
@@ -88,10 +88,8 @@ def _of_one(found: Blueprint, core: Core) -> None:
         if found is not None and core.fleet is not None:
             return await _from_owner(core, core.fleet, found, condition, timeout_s)
         if condition is None:
-            record = await core.tasks.get(task_id)
-        else:
-            record = await core.tasks.wait(task_id, condition, _poll_s(timeout_s))
-        return await _record(core, record)
+            return await _record(core, await core.tasks.get(task_id))
+        return await _waited(core, task_id, condition, _poll_s(timeout_s))
 
     @found.delete("/v1/tasks/<task_id>")
     @needs(Scope.SPAWN)
@@ -142,6 +140,14 @@ async def _from_owner(
     if record.status.terminal:
         return await _record(core, record)
     return json_answer({**to_json(record), "partial": True})
+
+
+async def _waited(core: Core, task_id: str, condition: str, most_s: float) -> Response:
+    """Who waits for an end waits for others to hear of it, too."""
+    began = trio.current_time()
+    record = await core.tasks.wait(task_id, condition, most_s)
+    left_s = began + most_s - trio.current_time()
+    return json_answer(await told(core, record, [record], max(SURE_S, left_s)))
 
 
 async def _record(core: Core, record: Record, status: int = 200) -> Response:

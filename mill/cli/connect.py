@@ -13,9 +13,7 @@ from mill.model import Record
 LISTED = 5
 """How many of the ids that a prefix fits are named."""
 PAGE_SIZE = 1000
-PARTIAL = (
-    "this answer is partial: the node has no majority of its cluster around it, and others may know better"
-)
+PARTIAL = "this answer is partial: the node is not in touch with a majority of its cluster, and others may know better"
 
 
 def run(command: Callable[[Client], Awaitable[int | None]]) -> None:

@@ -40,7 +40,7 @@ class Witnesses:
         self._peers = peers
         self._busy: set[NodeId] = set()
         self._more = trio.Event()
-        self._closed = trio.Event()
+        self._news = trio.Event()
 
     # -- what happens here ------------------------------------------------------------------------------------------
 
@@ -71,17 +71,17 @@ class Witnesses:
 
     # -- who asks ---------------------------------------------------------------------------------------------------
 
-    async def in_doubt(self, tasks: Collection[str]) -> set[str]:
-        """Those of *tasks* whose end a verdict could still pass over, after `SURE_S` at most for that to change."""
+    async def in_doubt(self, tasks: Collection[str], within_s: float = SURE_S) -> set[str]:
+        """Those of *tasks* whose end a verdict could still pass over; *within_s* at most for that to change, and none while cut off."""
         doubted = self.ends.in_doubt(tasks)
         if not doubted or self._gossip.engine.partial:
             return doubted
-        with trio.move_on_after(SURE_S):
+        with trio.move_on_after(within_s):
             async with trio.open_nursery() as nursery:
                 for owner in {self.ends.owner(task) for task in doubted} - {self.ends.me}:
                     nursery.start_soon(self._ask, owner, [t for t in doubted if self.ends.owner(t) == owner])
-                while self.ends.in_doubt(doubted):
-                    await self._closed.wait()
+                while self.ends.in_doubt(doubted) and not self._gossip.engine.partial:
+                    await self._news.wait()
                 nursery.cancel_scope.cancel()
         return self.ends.in_doubt(doubted)
 
@@ -90,7 +90,7 @@ class Witnesses:
         said = await ask_one(self._peers, owner, ENDS, _tasks, {"tasks": tasks})
         if said is not None:
             self.ends.close(set(tasks) - said)
-            self._tell_closed()
+            self._tell()
 
     # -- giving -----------------------------------------------------------------------------------------------------
 
@@ -107,8 +107,8 @@ class Witnesses:
     def _turn(self, nursery: trio.Nursery) -> None:
         before, now, in_touch = len(self.ends), trio.current_time(), not self._gossip.engine.partial
         self.ends.turn(now, in_touch=in_touch)
-        if len(self.ends) < before:
-            self._tell_closed()
+        if len(self.ends) < before or not in_touch:
+            self._tell()
         if in_touch:
             for node, entries in self.ends.owed(now).items():
                 if node not in self._busy:
@@ -127,9 +127,10 @@ class Witnesses:
             self._busy.discard(node)
             self._more.set()
 
-    def _tell_closed(self) -> None:
-        self._closed.set()
-        self._closed = trio.Event()
+    def _tell(self) -> None:
+        """Those who wait: some are in doubt no longer, or it is no use to wait."""
+        self._news.set()
+        self._news = trio.Event()
 
 
 def _tasks(said: object) -> set[str]:

@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from mill.api.core import Answered, Core, Exposition, Fleet
+from mill.config import SURE_S
 from mill.errors import Conflict, MillError, NotFound
 from mill.logs.frames import LogChunk, LogRequest
 from mill.model import (
@@ -302,10 +303,12 @@ class FakeEnds:
 
     doubted: set[str] = attrs.field(factory=set)
     asked: list[set[str]] = attrs.field(factory=list)
+    waited_s: list[float] = attrs.field(factory=list)
 
-    async def in_doubt(self, tasks: Collection[str]) -> set[str]:
+    async def in_doubt(self, tasks: Collection[str], within_s: float = SURE_S) -> set[str]:
         await trio.lowlevel.checkpoint()
         self.asked.append(set(tasks))
+        self.waited_s.append(within_s)
         return self.doubted & set(tasks)
 
 

@@ -6,6 +6,7 @@ import httpx
 import pytest
 import trio
 
+from mill.config import SURE_S
 from tests.api.fakes import ENDED, RUNNING, FakeEnds, FakeNode
 
 ENDS = "/v1/tasks/done-0001"
@@ -37,6 +38,15 @@ async def test_an_end_in_doubt_is_partial(
     ends.doubted = {ENDED.id}
     assert (await api.request(method, path)).json()["partial"] is True
     assert ends.asked == [{ENDED.id}, {ENDED.id}]
+
+
+async def test_who_waits_for_an_end_waits_for_its_certainty_as_long_as_it_said(
+    api: httpx.AsyncClient, ends: FakeEnds
+) -> None:
+    await api.get(f"{ENDS}?wait=terminal&timeout=7")
+    await api.get(f"{ENDS}?wait=terminal&timeout=0.1")
+    await api.get(ENDS)
+    assert ends.waited_s == [pytest.approx(7.0, abs=0.5), SURE_S, SURE_S]
 
 
 @pytest.mark.parametrize(

@@ -203,3 +203,20 @@ async def test_a_node_that_was_cut_off_while_nothing_ended_is_not_certain_at_onc
         assert await witnesses.in_doubt(["web"]) == {"web"}
         await trio.sleep(5)
         assert await witnesses.in_doubt(["web"]) == set()
+
+
+async def test_who_waits_for_long_is_told_when_it_is_no_use_any_more(autojump_clock: MockClock) -> None:
+    autojump_clock.jump(LONG_AGO)
+    async with serving(B, C) as (witnesses, gossip):
+        gossip.silent = {B, C}
+        end(witnesses, "web")
+        began = trio.current_time()
+
+        async def notice() -> None:
+            await trio.sleep(2)
+            gossip.engine.partial = True
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(notice)
+            assert await witnesses.in_doubt(["web"], 60.0) == {"web"}
+        assert trio.current_time() - began == pytest.approx(2.0, abs=0.2)
