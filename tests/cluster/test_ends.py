@@ -171,15 +171,16 @@ FOR_S = 300.0 if LONG else 120.0
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5])
-@pytest.mark.parametrize("seed", SEEDS)
-def test_whoever_reads_of_whatever_node_is_told_one_end_alone_for_certain(size: int, seed: int) -> None:
-    readers = Readers(size, seed)
-    readers.run(FOR_S)
-    print(
-        f"\n{size} nodes: {len(readers.certain)} ends told for certain, {len(readers.lost_after_all())} lost after all"
-    )
-    assert len(readers.certain) > FOR_S / 4
-    assert readers.lost_after_all() or size == 2, "no end was in danger"
+def test_whoever_reads_of_whatever_node_is_told_one_end_alone_for_certain(size: int) -> None:
+    certain = lost = 0
+    for seed in SEEDS:
+        readers = Readers(size, seed)
+        readers.run(FOR_S)
+        certain += len(readers.certain)
+        lost += len(readers.lost_after_all())
+    print(f"\n{size} nodes: {certain} ends told for certain, {lost} told with a doubt and lost after all")
+    assert certain > len(SEEDS) * FOR_S / 4
+    assert lost or size == 2, "no end was in danger"
 
 
 def all_are_certain(_ends: Ends, _tasks: Collection[str]) -> set[str]:
