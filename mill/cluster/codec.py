@@ -5,6 +5,7 @@ verdict or a setting besides is kept with it, and passed on.
 """
 
 import math
+import zlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from mill.cluster.letters import (
     Deltas,
     Hand,
     Hold,
+    Holds,
     Inquiry,
     Letter,
     Testimony,
@@ -293,8 +295,10 @@ def letter(value: Letter) -> bytes:
         case Copy(snapshot, reply):
             settings = map(_make_setting, snapshot.settings)
             made.copy.CopyFrom(pb.Copy(settings=settings, collected=snapshot.collected, reply=reply))
-        case Hold(entries):
-            made.hold.CopyFrom(pb.Hold(entries=map(_make_entry, entries)))
+        case Hold(end):
+            made.hold.CopyFrom(pb.Hold(end=zlib.compress(entry(end))))
+        case Holds(task):
+            made.holds.CopyFrom(pb.Holds(task=task))
         case _:
             _write_of_a_node(made, value)
     return _bytes(made)
@@ -326,6 +330,18 @@ def read_letter(data: bytes) -> Letter:
     return _LETTERS[kind](getattr(read, kind))
 
 
+def _unpacked(data: bytes) -> bytes:
+    """No more of it than a packet may hold, whatever it would become."""
+    unpacker = zlib.decompressobj()
+    try:
+        unpacked = unpacker.decompress(data, MOST_BYTES)
+    except zlib.error as error:
+        raise BadPacket(f"what was packed cannot be unpacked: {error}") from None
+    if not unpacker.eof:
+        raise BadPacket("what was packed is incomplete, or too long")
+    return unpacked
+
+
 def _copy(read: pb.Copy) -> Copy:
     return Copy(Snapshot(tuple(map(_setting, read.settings)), _time(read.collected)), read.reply)
 
@@ -340,5 +356,6 @@ _LETTERS: dict[str, Callable[..., Letter]] = {
     "hand": lambda it: Hand(_mandate(it.mandate)),
     "inquiry": lambda it: Inquiry(node_id(it.node)),
     "testimony": lambda it: Testimony(node_id(it.node), number(it.silent_ms) / 1000, _line(it.line)),
-    "hold": lambda it: Hold(tuple(map(_entry, it.entries))),
+    "hold": lambda it: Hold(read_entry(_unpacked(it.end))),
+    "holds": lambda it: Holds(bounded(it.task.encode(), MOST_TASK_BYTES).decode()),
 }

@@ -1,7 +1,7 @@
 """Ends of tasks that a verdict could still pass over, since a majority may be found none of whom has heard of them. Pure.
 
 What is told of such an end is no promise: a node that is cut off notices it after some seconds, and has told it until then. So its
-owner gives the entry to as many others, at once and by stream, as every majority without it needs one of (`owed`, `taken`); and
+owner gives the entry at once to as many others as every majority without it needs one of (`owed`, `taken`); and
 what has been told to everybody for `settled_s` has got around. Until either, and in any case until the node was in touch with a
 majority for `again_s`, since a verdict may be on its way, answers with that end are partial. In a cluster of four or more the same goes for a node that has heard of another's end: it and the
 owner may be cut off together. It asks the owner then, `daemon.witnesses` does. A lone node, or one without whom there is no majority, is never in doubt.
@@ -16,8 +16,8 @@ from mill.cluster.values import Member, MemberState, NodeId
 
 MOST_HEARD = 1000
 """Ends of others that are in doubt at once, the newest; a full copy brings old ones by the thousand."""
-MOST_OWED_BYTES = 262144
-"""Of entries in one letter, and at least one of them."""
+MOST_OWED = 64
+"""Ends that are given to one node at once; the rest follows soon."""
 
 
 @attrs.frozen
@@ -28,7 +28,9 @@ class Tuning:
     """By three more than a node of many may take to notice that it is cut off (`election.fresh_s` and `reign.touch_s`)."""
     again_s: float = 3.0
     hurry_s: float = 0.1
-    """Whoever was given an end has taken it by then; else all others are given it."""
+    """Whoever was given an end has taken it by then; else all others are given it, and it once more..."""
+    slower: float = 1.5
+    """... each time after so many times as long."""
 
 
 @attrs.define(eq=False)
@@ -39,6 +41,8 @@ class End:
     since: float
     entry: Entry | None = None
     holders: set[NodeId] = attrs.field(factory=set)
+    given: dict[NodeId, tuple[float, float]] = attrs.field(factory=dict)
+    """To whom not before when again, and after how long the next time."""
 
 
 class Ends:
@@ -105,9 +109,9 @@ class Ends:
         if self._may_be_passed_over(end.owner, end.holders):
             self._open[task] = end
 
-    def taken(self, tasks: Collection[str], by: NodeId) -> None:
-        """*by* holds the ends of *tasks* now."""
-        for task in self.in_doubt(tasks):
+    def taken(self, task: str, by: NodeId) -> None:
+        """*by* knows the end of *task* now."""
+        if task in self._open:
             self._open[task].holders.add(by)
 
     def close(self, tasks: Collection[str]) -> None:
@@ -136,18 +140,18 @@ class Ends:
     # -- who is to be told ------------------------------------------------------------------------------------------
 
     def owed(self, now: float) -> dict[NodeId, list[Entry]]:
-        """Whom to give which ends of this node."""
+        """Whom to give which ends of this node now. That it is done counts from here on."""
         found: dict[NodeId, list[Entry]] = {}
-        size: dict[NodeId, int] = {}
         order = list(self._order()) if self._open else []
         for end in self._open.values():
             if end.entry is None:
                 continue
             for node in order if now - end.since >= self._tuning.hurry_s else self._fewest(order, end):
-                room = MOST_OWED_BYTES - size.get(node, 0)
-                if node not in end.holders and (node not in found or end.entry.size_bytes <= room):
-                    found.setdefault(node, []).append(end.entry)
-                    size[node] = size.get(node, 0) + end.entry.size_bytes
+                not_before, pause_s = end.given.get(node, (now, self._tuning.hurry_s))
+                if node in end.holders or now < not_before or len(found.get(node, ())) >= MOST_OWED:
+                    continue
+                found.setdefault(node, []).append(end.entry)
+                end.given[node] = now + pause_s, pause_s * self._tuning.slower
         return found
 
     def _order(self) -> Iterator[NodeId]:

@@ -31,6 +31,7 @@ from mill.cluster.letters import (
     Deltas,
     Hand,
     Hold,
+    Holds,
     Inquiry,
     Letter,
     Testimony,
@@ -129,6 +130,7 @@ class Engine:
             Inquiry: self._reign.inquiry,
             Testimony: self._reign.testimony,
             Hold: self._replication.hold,
+            Holds: self._replication.holds,
         }
         self._turn_at = now + tuning.turn_s
 
@@ -244,9 +246,9 @@ class Engine:
         """The draft is on disk: it counts, and is *told* to all; else they find it when they compare. `Overtaken`: draft it anew."""
         return self._do(now, lambda: self._replication.publish(entry, told=told))
 
-    def hand_over(self, node: NodeId, ends: Sequence[Entry], now: float) -> list[Outcome]:
-        """A stream to *node* with published *ends*, which it holds once it has taken that; nothing, if it is no member any more."""
-        return self._do(now, lambda: self._post.mail(node, Hold(tuple(ends)), by_stream=True))
+    def hand_over(self, node: NodeId, end: Entry, now: float) -> list[Outcome]:
+        """Give *node* a published *end*; `Witnessed` says that it knows it. Either may be lost."""
+        return self._do(now, lambda: self._post.mail(node, Hold(end), by_stream=False))
 
     def retire(self, expired: Collection[str], now: float) -> list[Outcome]:
         """Forget the oldest of this node's ended tasks, as `Records.retire` says."""

@@ -93,9 +93,16 @@ class Testimony:
 
 @attrs.frozen
 class Hold:
-    """Ends of the speaker's tasks, which it has told nobody else yet. Who has taken it in says so by taking the stream."""
+    """The end of a task of the speaker's. Answered by `Holds`."""
 
-    entries: tuple[Entry, ...]
+    end: Entry
 
 
-Letter = Compare | Wants | Deltas | Copy | Ask | Vouch | Hand | Inquiry | Testimony | Hold
+@attrs.frozen
+class Holds:
+    """The speaker knows the end of *task*, which is its receiver's."""
+
+    task: str
+
+
+Letter = Compare | Wants | Deltas | Copy | Ask | Vouch | Hand | Inquiry | Testimony | Hold | Holds

@@ -60,6 +60,14 @@ class Surfaced:
 
 
 @attrs.frozen
+class Witnessed:
+    """*node* knows the end of this node's *task*."""
+
+    node: NodeId
+    task: str
+
+
+@attrs.frozen
 class Led:
     """Who leads, as far as this node knows: nobody, if None. *full*: this node leads, and a majority answers it.
 
@@ -88,6 +96,7 @@ Outcome = (
     | entries.Changed
     | Kill
     | Surfaced
+    | Witnessed
     | Led
     | Ready
     | Held

@@ -13,8 +13,8 @@ import attrs
 
 from mill.cluster import codec, entries
 from mill.cluster.entries import Delta, Entry, Line, Opened, Put, Verdict, Want
-from mill.cluster.letters import Beat, Compare, Copy, Deltas, Hold, Wants
-from mill.cluster.outcomes import KeepEpoch, KeepLog, KeepSettings, Kill, Ready, Surfaced
+from mill.cluster.letters import Beat, Compare, Copy, Deltas, Hold, Holds, Wants
+from mill.cluster.outcomes import KeepEpoch, KeepLog, KeepSettings, Kill, Ready, Surfaced, Witnessed
 from mill.cluster.post import Post
 from mill.cluster.records import Records
 from mill.cluster.rumours import entry_key, setting_key, verdict_key
@@ -155,9 +155,15 @@ class Replication:
     def hear_entry(self, entry: Entry) -> None:
         self._take(entry.owner, lambda: self.records.merge([entry]))
 
-    def hold(self, _: NodeId, letter: Hold) -> None:
-        for entry in letter.entries:
-            self.hear_entry(entry)
+    def hold(self, node: NodeId, letter: Hold) -> None:
+        """*node* is told that its end counts here, unless it comes too late for that."""
+        self.hear_entry(letter.end)
+        view = self.records.lookup(letter.end.task)
+        if view is None or not view.lost:
+            self._post.mail(node, Holds(letter.end.task), by_stream=False)
+
+    def holds(self, node: NodeId, letter: Holds) -> None:
+        self._post.emit(Witnessed(node, letter.task))
 
     def hear_verdict(self, verdict: Verdict) -> None:
         self._take(verdict.owner, lambda: self.records.condemn(verdict))

@@ -28,7 +28,7 @@ from mill.cluster.outcomes import KeepEpoch, KeepLog, KeepSettings, Outcome, Rea
 from mill.cluster.rows import Statement
 from mill.cluster.values import Address, Choice, NodeId, Peer
 from mill.cluster.wire import BadPacket, decode, encode
-from mill.errors import MillError, Unavailable
+from mill.errors import MillError
 from mill.security.box import MOST_BYTES, Opener, Refusal, Sealer, sender_of
 from mill.security.keys import Keyring
 
@@ -136,17 +136,6 @@ class Gossip:
     def publish(self, entry: Entry, *, told: bool = True) -> None:
         """At its commit, and in the order of the drafts. What is not *told* others find when they compare: for thousands at once."""
         self.do(lambda now: self.engine.publish(entry, now, told=told))
-
-    async def hand_over(self, node: NodeId, ends: Sequence[Entry]) -> None:
-        """Returns once *node* holds published *ends*, in its memory; `MillError`: it may not."""
-        outcomes = self.engine.hand_over(node, ends, trio.current_time())
-        streams = [outcome for outcome in outcomes if isinstance(outcome, SendStream)]
-        self._put(outcome for outcome in outcomes if not isinstance(outcome, SendStream))
-        with trio.move_on_after(STREAM_S) as patience:
-            for each in streams:
-                await self._setup.stream(each.to, encode(each.message))
-        if not streams or patience.cancelled_caught:
-            raise Unavailable(f"node {node[:8]} did not take what it was given within {STREAM_S:g} s")
 
     def deliver(self, packet: Packet, source: Address) -> None:
         """A packet that came by stream, its speaker known for certain."""

@@ -50,7 +50,7 @@ async def join(
     subnets = Subnets(member, config.mesh_cidr, fixed_peers(config))
     subnet = await subnets.own(config.mesh_subnet, config.data_dir)
     seat = Seat(member.gossip, member.news, config.node_lost_secs)
-    witnesses = Witnesses(member.gossip, member.peers)
+    witnesses = Witnesses(member.gossip, member.news, member.peers)
     await layer(witnesses.serve)
     joined = Joined(member, subnets, Replicated(store, member, witnesses), seat, witnesses)
     return joined, attrs.evolve(config, mesh_subnet=subnet)

@@ -62,7 +62,6 @@ class Replicated:
             self._learn(entries.Changed(None, view))
         orders, self._orders = trio.open_memory_channel[Kill | Surfaced](float("inf"))
         news = cluster.news
-        news.before_shown.append(witnesses.learn)
         news.on[entries.Changed].append(self._learn)
         for kind in (Kill, Surfaced):
             news.on[kind].append(orders.send_nowait)

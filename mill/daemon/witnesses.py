@@ -4,41 +4,39 @@
 before it tells one, and other nodes ask after this node's own ends by ``/peer/ends``. Wired by `joining`.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 
-import structlog
 import trio
 
 from mill.api.peer_ends import ENDS
 from mill.cluster.ends import Ends
 from mill.cluster.entries import Changed, Entry
+from mill.cluster.outcomes import Witnessed
 from mill.cluster.service import Gossip
 from mill.cluster.values import NodeId
 from mill.config import SURE_S
 from mill.daemon.fleet import ask_one
+from mill.daemon.news import News
 from mill.daemon.peers import Peers
-from mill.errors import MillError
 
 TURN_S = 0.1
 """Between two looks, while an end of this node is in doubt..."""
 LOOK_S = 1.0
 """... and at any other time: whether this node was in touch all the while."""
-AGAIN_S = 0.2
-"""Before a node that did not take what it was given is given it again."""
-
-log = structlog.get_logger()
 
 
 class Witnesses:
     """See the module."""
 
-    def __init__(self, gossip: Gossip, peers: Peers) -> None:
+    def __init__(self, gossip: Gossip, news: News, peers: Peers) -> None:
         engine = gossip.engine
+        news.before_shown.append(self.learn)
+        news.on[Witnessed].append(self._taken)
         self.ends = Ends(engine.me.id, engine.members, engine.is_quorum)
         self._gossip = gossip
         self._peers = peers
-        self._busy: set[NodeId] = set()
         self._more = trio.Event()
         self._news = trio.Event()
 
@@ -96,36 +94,25 @@ class Witnesses:
 
     async def serve(self, *, task_status: trio.TaskStatus["Witnesses"]) -> None:
         """Give ends to those who are owed them, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            task_status.started(self)
-            while True:
-                with trio.move_on_after(TURN_S if self.ends.waiting else LOOK_S):
-                    await self._more.wait()
-                self._more = trio.Event()
-                self._turn(nursery)
+        task_status.started(self)
+        while True:
+            with trio.move_on_after(TURN_S if self.ends.waiting else LOOK_S):
+                await self._more.wait()
+            self._more = trio.Event()
+            self._turn()
 
-    def _turn(self, nursery: trio.Nursery) -> None:
+    def _turn(self) -> None:
         before, now, in_touch = len(self.ends), trio.current_time(), not self._gossip.engine.partial
         self.ends.turn(now, in_touch=in_touch)
         if len(self.ends) < before or not in_touch:
             self._tell()
-        if in_touch:
-            for node, entries in self.ends.owed(now).items():
-                if node not in self._busy:
-                    self._busy.add(node)
-                    nursery.start_soon(self._give, node, entries)
+        for node, ends in self.ends.owed(now).items() if in_touch else ():
+            for end in ends:
+                self._gossip.do(partial(self._gossip.engine.hand_over, node, end))
 
-    async def _give(self, node: NodeId, entries: Sequence[Entry]) -> None:
-        try:
-            await self._gossip.hand_over(node, entries)
-        except MillError as error:
-            log.debug("a node does not take the ends of tasks", node=node[:8], why=str(error))
-            await trio.sleep(AGAIN_S)
-        else:
-            self.ends.taken([entry.task for entry in entries], node)
-        finally:
-            self._busy.discard(node)
-            self._more.set()
+    def _taken(self, witnessed: Witnessed) -> None:
+        self.ends.taken(witnessed.task, witnessed.node)
+        self._more.set()
 
     def _tell(self) -> None:
         """Those who wait: some are in doubt no longer, or it is no use to wait."""

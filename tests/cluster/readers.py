@@ -1,22 +1,24 @@
 """Clients that read ends of tasks from all nodes of a cluster in the simulator, while its links are cut and healed: none is told one, and later another.
 
-The shell of `cluster.ends` is modelled: what a node is owed is sent as a letter, and is taken once the target holds it and both can hear
-each other; an end of another's task is asked after there.
+The shell of `cluster.ends` is modelled: what a node is owed goes out as a letter, whose answer comes, or does not; an end of another's task
+is asked after there.
 """
 
+from functools import partial
 from random import Random
 
 import attrs
 
 from mill.cluster.ends import Ends
-from mill.cluster.entries import ENDED, RUNNING, Changed, View
+from mill.cluster.engine import Engine
+from mill.cluster.entries import ENDED, RUNNING, Changed, Entry, View
+from mill.cluster.outcomes import Outcome, Witnessed
 from mill.cluster.values import NodeId
 from tests.cluster.engines import Engines, Node
 from tests.cluster.fleet import Broken
 from tests.cluster.simulator import Host, Link
 
 STEP_S = 0.05
-ANSWER_S = 0.02
 
 
 @attrs.define
@@ -47,6 +49,8 @@ class Readers:
 
     def _hear(self, host: Host, outcome: object, now: float) -> None:
         node = next(one for one in self.fleet.nodes if one.address == host.address)
+        if isinstance(outcome, Witnessed):
+            self.ends[node.id].taken(outcome.task, outcome.node)
         if isinstance(outcome, Changed) and outcome.after is not None:
             entry, before = outcome.after.entry, outcome.before
             if entry.owner != node.id and entry.terminal and not (before is not None and before.terminal):
@@ -127,17 +131,9 @@ class Readers:
         ends.turn(self.fleet.now, in_touch=in_touch)
         if not in_touch:
             return
-        for target, entries in ends.owed(self.fleet.now).items():
-            if self._hears(node.id, target):
-                self.fleet.act(node, lambda engine, now: engine.hand_over(target, entries, now))  # noqa: B023 -- at once
-                tasks = [entry.task for entry in entries]
-                self.fleet.simulator.at(self.fleet.now + ANSWER_S, lambda: self._taken(node, target, tasks))  # noqa: B023
-
-    def _taken(self, node: Node, target: NodeId, tasks: list[str]) -> None:
-        records = self.fleet.by_id[target].core.records
-        held = [task for task in tasks if (view := records.lookup(task)) is not None and view.entry.terminal]
-        if self._hears(node.id, target):
-            self.ends[node.id].taken(held, target)
+        for target, owed in ends.owed(self.fleet.now).items():
+            for end in owed:
+                self.fleet.act(node, partial(_hand_over, target, end))
 
     # -- who reads --------------------------------------------------------------------------------------------------
 
@@ -165,6 +161,10 @@ class Readers:
     def lost_after_all(self) -> set[str]:
         """Tasks whose end somebody told, with a doubt, and that are held for lost."""
         return {name for name, shown in self.seen.items() if len(shown) > 1}
+
+
+def _hand_over(target: NodeId, end: Entry, engine: Engine, now: float) -> list[Outcome]:
+    return engine.hand_over(target, end, now)
 
 
 def _shown(view: View) -> str:

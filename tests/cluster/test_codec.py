@@ -1,6 +1,8 @@
 """The engine's values survive the wire, what is unknown survives too, and no bytes whatever raise anything but the declared error."""
 
+import json
 import random
+import zlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from mill.cluster import codec, letters
 from mill.cluster.claims import NOBODY, Claim, Mandate
-from mill.cluster.entries import Delta, Entry, Line, Mark, Verdict, Want
+from mill.cluster.entries import ENDED, Delta, Entry, Line, Mark, Verdict, Want
 from mill.cluster.letters import (
     Ask,
     Beat,
@@ -26,9 +28,13 @@ from mill.cluster.letters import (
 )
 from mill.cluster.proto import engine_pb2 as pb
 from mill.cluster.settings import Setting, Snapshot
+from mill.cluster.tuning import Tuning
 from mill.cluster.values import NodeId
-from mill.cluster.wire import MOST_NUMBER, BadPacket
+from mill.cluster.wire import MOST_BYTES, MOST_NUMBER, BadPacket
+from mill.convert import to_json
+from mill.model import Reason, Status
 from tests.cluster.test_wire import mutate
+from tests.tasks.scene import make_record
 
 LATER = b"\xc2\x3e\x05later"
 """Field 1000, a text: what a newer Mill says besides."""
@@ -92,7 +98,32 @@ any_letter = st.one_of(
     st.builds(Hand, mandates),
     st.builds(Inquiry, ids),
     st.builds(letters.Testimony, ids, st.integers(0, 10**9).map(float), lines),
+    st.builds(letters.Hold, entries),
+    st.builds(letters.Holds, tasks),
 )
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"",
+        b"no",
+        zlib.compress(bytes(MOST_BYTES + 1)),
+        zlib.compress(b"x" * 100)[:-1],
+        zlib.compress(b"\xff"),
+    ],
+    ids=["nothing", "noise", "too much", "cut off", "no entry"],
+)
+def test_what_cannot_be_unpacked_is_no_letter(packed: bytes) -> None:
+    with pytest.raises(BadPacket):
+        codec.read_letter(pb.Letter(hold=pb.Hold(end=packed)).SerializeToString())
+
+
+def test_the_end_of_a_usual_task_fits_into_a_datagram() -> None:
+    record = make_record("coop-agent-x7k2", Status.FAILED, reason=Reason.EXIT, exit_code=3)
+    said = json.dumps(to_json(record)).encode()
+    end = Entry(ME, Mark(1, 9), record.id, ENDED, said, Mark(1, 2), Mark(1, 9))
+    assert len(said) > Tuning().rumour_bytes > len(codec.letter(letters.Hold(end)))
 
 
 @given(any_letter)

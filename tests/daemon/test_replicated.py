@@ -108,7 +108,7 @@ async def node(path: Path) -> AsyncIterator[Node]:
         engine, news = Engine(Records(ME, 1), members), News((), lambda: 0.0)
         news.engine, news.tasks = cast("Any", engine), Shown(engine.records, ME, lambda: 0.0)
         gossip = Gossip(engine, news)
-        witnesses = Witnesses(cast("Any", gossip), cast("Any", None))
+        witnesses = Witnesses(cast("Any", gossip), news, cast("Any", None))
         yield Node(store, gossip, witnesses, Replicated(store, cast("Any", Cluster(gossip, news)), witnesses))
 
 

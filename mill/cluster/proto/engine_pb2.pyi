@@ -205,13 +205,19 @@ class Testimony(_message.Message):
     def __init__(self, node: _Optional[bytes] = ..., silent_ms: _Optional[int] = ..., line: _Optional[_Union[Line, _Mapping]] = ...) -> None: ...
 
 class Hold(_message.Message):
-    __slots__ = ("entries",)
-    ENTRIES_FIELD_NUMBER: _ClassVar[int]
-    entries: _containers.RepeatedCompositeFieldContainer[Entry]
-    def __init__(self, entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ...) -> None: ...
+    __slots__ = ("end",)
+    END_FIELD_NUMBER: _ClassVar[int]
+    end: bytes
+    def __init__(self, end: _Optional[bytes] = ...) -> None: ...
+
+class Holds(_message.Message):
+    __slots__ = ("task",)
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    def __init__(self, task: _Optional[str] = ...) -> None: ...
 
 class Letter(_message.Message):
-    __slots__ = ("compare", "wants", "deltas", "copy", "ask", "vouch", "hand", "inquiry", "testimony", "hold")
+    __slots__ = ("compare", "wants", "deltas", "copy", "ask", "vouch", "hand", "inquiry", "testimony", "hold", "holds")
     COMPARE_FIELD_NUMBER: _ClassVar[int]
     WANTS_FIELD_NUMBER: _ClassVar[int]
     DELTAS_FIELD_NUMBER: _ClassVar[int]
@@ -222,6 +228,7 @@ class Letter(_message.Message):
     INQUIRY_FIELD_NUMBER: _ClassVar[int]
     TESTIMONY_FIELD_NUMBER: _ClassVar[int]
     HOLD_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
     compare: Compare
     wants: Wants
     deltas: Deltas
@@ -232,4 +239,5 @@ class Letter(_message.Message):
     inquiry: Inquiry
     testimony: Testimony
     hold: Hold
-    def __init__(self, compare: _Optional[_Union[Compare, _Mapping]] = ..., wants: _Optional[_Union[Wants, _Mapping]] = ..., deltas: _Optional[_Union[Deltas, _Mapping]] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., vouch: _Optional[_Union[Vouch, _Mapping]] = ..., hand: _Optional[_Union[Hand, _Mapping]] = ..., inquiry: _Optional[_Union[Inquiry, _Mapping]] = ..., testimony: _Optional[_Union[Testimony, _Mapping]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ...) -> None: ...
+    holds: Holds
+    def __init__(self, compare: _Optional[_Union[Compare, _Mapping]] = ..., wants: _Optional[_Union[Wants, _Mapping]] = ..., deltas: _Optional[_Union[Deltas, _Mapping]] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., vouch: _Optional[_Union[Vouch, _Mapping]] = ..., hand: _Optional[_Union[Hand, _Mapping]] = ..., inquiry: _Optional[_Union[Inquiry, _Mapping]] = ..., testimony: _Optional[_Union[Testimony, _Mapping]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ..., holds: _Optional[_Union[Holds, _Mapping]] = ...) -> None: ...
