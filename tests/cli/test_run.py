@@ -112,7 +112,10 @@ def test_a_second_ctrl_c_kills_at_once(start: Start, api: FakeApi) -> None:
     _, err = finish(process)
     assert process.returncode == 137
     assert "last words\n" in err
-    assert api.tasks["app-0001"].killed_with == [(None, None), (None, 0.0)]
+    assert set(api.tasks["app-0001"].killed_with) == {
+        (None, None),
+        (None, 0.0),
+    }  # the second may overtake the first
 
 
 def test_a_third_ctrl_c_gives_up(start: Start, api: FakeApi) -> None:

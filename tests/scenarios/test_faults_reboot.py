@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ def reboot(node: Node, *, forget_state: bool) -> None:
     """*forget_state*: containerd keeps its state in a tmpfs, as the system's does; an embedded one finds its own again."""
     assert node.process is not None
     for pid in {node.pid, *(pid for pid, _ in leaks.processes(node.site()))}:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # one of the runtime's, which had its end just then
+            os.kill(pid, signal.SIGKILL)
     node.kill9()
     leaks.sweep(node.site())  # the tasks' own processes, mounts, cgroups, sockets of shims
     for folder in (node.data_dir / "fifos").iterdir():
