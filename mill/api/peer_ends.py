@@ -1,6 +1,6 @@
 """``/peer/ends``: of which of these tasks of yours might a verdict pass over the end? Part of the peers' application.
 
-A node asks it that has only just heard of them, and is asked itself.
+A node asks it that has only just heard of an end, before it tells it. Answered within `config.SURE_S`. Wired by `everywhere`.
 """
 
 import attrs

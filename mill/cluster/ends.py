@@ -2,12 +2,14 @@
 
 What is told of such an end is no promise: a node that is cut off notices it after some seconds, and has told it until then. So its
 owner gives the entry at once to as many others as every majority without it needs one of (`owed`, `taken`); and
-what has been told to everybody for `settled_s` has got around. Until either, and in any case until the node was in touch with a
+what has been told to everybody for `settled_s`, in touch with a majority, has got around. Until either, and in any case until the node was in touch with a
 majority for `again_s`, since a verdict may be on its way, answers with that end are partial. In a cluster of four or more the same goes for a node that has heard of another's end: it and the
 owner may be cut off together. It asks the owner then, `daemon.witnesses` does. A lone node, or one without whom there is no majority, is never in doubt.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import islice
 
 import attrs
 
@@ -103,7 +105,7 @@ class Ends:
         self._doubt(task, End(owner, now))
         if len(self._open) > MOST_HEARD:
             heard = (task for task, end in self._open.items() if end.owner != self.me)
-            self.close([next(heard)])
+            self.close([*islice(heard, 1)])  # none, where a node was cut off for long: all are its own
 
     def _doubt(self, task: str, end: End) -> None:
         if self._may_be_passed_over(end.owner, end.holders):
@@ -126,8 +128,10 @@ class Ends:
         """
         if not in_touch:
             self._out_of_touch_at = now
-        if self._open and now - self._out_of_touch_at >= self._tuning.again_s:
-            before = now - self._tuning.settled_s
+        in_touch_s = now - self._out_of_touch_at
+        if self._open and in_touch_s >= self._tuning.again_s:
+            settled = in_touch_s >= self._tuning.settled_s
+            before = now - self._tuning.settled_s if settled else -math.inf
             self.close([task for task, end in self._open.items() if self._is_safe(end, before)])
 
     def _is_safe(self, end: End, before: float) -> bool:
@@ -135,7 +139,8 @@ class Ends:
         if end.owner != self.me:
             return end.since <= before
         told = end.entry is not None
-        return told and (end.since <= before or not self._may_be_passed_over(end.owner, end.holders))
+        held = bool(end.holders) and not self._may_be_passed_over(end.owner, end.holders)
+        return told and (end.since <= before or held)
 
     # -- who is to be told ------------------------------------------------------------------------------------------
 
@@ -146,6 +151,8 @@ class Ends:
         for end in self._open.values():
             if end.entry is None:
                 continue
+            if order and all(len(found.get(node, ())) >= MOST_OWED for node in order):
+                break
             for node in order if now - end.since >= self._tuning.hurry_s else self._fewest(order, end):
                 not_before, pause_s = end.given.get(node, (now, self._tuning.hurry_s))
                 if node in end.holders or now < not_before or len(found.get(node, ())) >= MOST_OWED:

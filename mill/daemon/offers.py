@@ -20,7 +20,7 @@ from mill.tasks.service import Tasks
 
 NOTHING = Resources(0.0, 0)
 FRESH_S = 0.3
-"""What was sent to a node so shortly before its word it may not have counted yet."""
+"""What was sent to a node so shortly before its word it may not have counted yet: the order's way, and its word's, at 0.1 s each, and a commit."""
 PROMISED_S = 10.0
 """How long what was sent to a node counts, if it says nothing of its load meanwhile."""
 

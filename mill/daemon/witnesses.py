@@ -63,8 +63,9 @@ class Witnesses:
     def learn(self, changed: Changed) -> None:
         """Something else is about to be shown of a task."""
         before, after = changed.before, changed.after
-        ended = after is not None and after.entry.terminal and not (before is not None and before.terminal)
-        if after is not None and ended and after.entry.owner != self.ends.me:
+        if after is None or not after.entry.terminal or (before is not None and before.terminal):
+            return
+        if after.entry.owner != self.ends.me:
             self.ends.hear(after.entry.task, after.entry.owner, trio.current_time())
 
     # -- who asks ---------------------------------------------------------------------------------------------------

@@ -151,6 +151,24 @@ def test_a_full_copy_brings_old_ends_and_the_newest_alone_are_doubted(
     assert ends.in_doubt(["web", "task-0", "task-90", "task-91", "task-99"]) == {"web", "task-91", "task-99"}
 
 
+def test_a_node_that_was_cut_off_for_long_hears_of_others_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that it doubts are its own ends: none of them is dropped for another's, and all are given away, or wait in touch."""
+    monkeypatch.setattr(ends_module, "MOST_HEARD", 3)
+    ends = made(A, B, C)
+    tasks = [f"task-{number}" for number in range(5)]
+    for task in tasks:
+        told(ends, task)
+    ends.turn(LATE, in_touch=False)
+    ends.hear("other", B, LATE)
+    assert ends.in_doubt([*tasks, "other"]) == set(tasks)
+    assert given(ends, LATE) == {B: tasks, C: tasks}
+    ends.taken("task-0", B)
+    ends.turn(LATE + TUNING.again_s, in_touch=True)
+    assert ends.in_doubt(tasks) == set(tasks[1:]), "they were told to nobody while it was cut off"
+    ends.turn(LATE + TUNING.settled_s, in_touch=True)
+    assert not ends.in_doubt(tasks)
+
+
 def test_many_ends_at_once_go_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ends_module, "MOST_OWED", 2)
     ends = made(A, B, C)
